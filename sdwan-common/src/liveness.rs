@@ -1,0 +1,81 @@
+//! Is a path usable right now? Decided at each packet, so that a broken path is left even when the daemon is dead.
+
+use crate::abi::{Config, Path, PathLive, path_state, peer_flag};
+use crate::select::CandidateState;
+
+/// Why a path is usable, or isn't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// The daemon says so and its probes are answered.
+    Alive,
+    /// The daemon is silent; the peer's probes come in and say that it hears us.
+    AliveByPeer,
+    /// The daemon and the peer's are both silent: the last written state stands.
+    FailStatic,
+    /// The daemon wrote that it is down.
+    Down,
+    /// The operator switched it off, or the slot is free.
+    Disabled,
+    /// The daemon is alive and its probes on this path are not answered.
+    Silent,
+    /// The daemon is silent, and the peer's probes come in on other paths only, or say that they don't hear us here.
+    SilentByPeer,
+}
+
+impl Liveness {
+    /// May a flow use the path?
+    #[inline(always)]
+    pub const fn usable(self) -> bool {
+        matches!(self, Self::Alive | Self::AliveByPeer | Self::FailStatic)
+    }
+}
+
+/// Does the local daemon probe? `site_probe_ns` of [`path_liveness`] counts only while it doesn't.
+#[inline(always)]
+pub const fn daemon_alive(config: &Config, now_ns: u64) -> bool {
+    now_ns.saturating_sub(config.heartbeat_ns) <= config.heartbeat_stale_ns
+}
+
+/// What [`crate::select::select`] asks about a path: `None` when it is [`Liveness::Disabled`], which is no candidate even
+/// when every other path is down.
+#[inline(always)]
+pub fn candidate_state(live: &PathLive, liveness: Liveness) -> Option<CandidateState> {
+    if matches!(liveness, Liveness::Disabled) {
+        return None;
+    }
+    let heard_ns =
+        if live.last_reply_ns > live.last_peer_probe_ns { live.last_reply_ns } else { live.last_peer_probe_ns };
+    Some(CandidateState { usable: liveness.usable(), heard_ns })
+}
+
+/// Decides about one path.
+///
+/// `site_probe_ns` is when the path's site last probed us on any path; `now_ns` is the time, both of
+/// `CLOCK_MONOTONIC`. A coarse clock may lag behind the stamps: differences saturate at zero.
+#[inline(always)]
+pub fn path_liveness(path: &Path, live: &PathLive, site_probe_ns: u64, config: &Config, now_ns: u64) -> Liveness {
+    if path.state != path_state::UP && path.state != path_state::DOWN {
+        return Liveness::Disabled;
+    }
+    if daemon_alive(config, now_ns) {
+        if path.state == path_state::DOWN {
+            return Liveness::Down;
+        }
+        let fresh = path.detection_ns == 0 || now_ns.saturating_sub(live.last_reply_ns) <= path.detection_ns;
+        return if fresh { Liveness::Alive } else { Liveness::Silent };
+    }
+    let peer_detection = path.peer_detection_ns;
+    let written = if path.state == path_state::UP { Liveness::FailStatic } else { Liveness::Down };
+    if peer_detection == 0 {
+        return written;
+    }
+    let probed_here = now_ns.saturating_sub(live.last_peer_probe_ns) <= peer_detection;
+    if probed_here {
+        let heard = live.peer_flags & peer_flag::HEARS != 0;
+        return if heard { Liveness::AliveByPeer } else { Liveness::SilentByPeer };
+    }
+    if now_ns.saturating_sub(site_probe_ns) <= peer_detection { Liveness::SilentByPeer } else { written }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+use super::Liveness::{Alive, AliveByPeer, Disabled, Down, FailStatic, Silent, SilentByPeer};
+use super::*;
+use crate::abi::path_state::{ADMIN_DOWN, DOWN, UNUSED, UP};
+
+const NOW: u64 = 1_000_000;
+const DETECTION: u64 = 150;
+const PEER_DETECTION: u64 = 300;
+const STALE: u64 = 1_000;
+const FRESH: u64 = NOW - DETECTION;
+const OLD: u64 = NOW - PEER_DETECTION - 1;
+const HEARS: u32 = peer_flag::HEARS;
+
+fn path(state: u8) -> Path {
+    Path { state, detection_ns: DETECTION, peer_detection_ns: PEER_DETECTION, ..Path::default() }
+}
+
+fn config(heartbeat_ns: u64) -> Config {
+    Config { heartbeat_ns, heartbeat_stale_ns: STALE, ..Config::default() }
+}
+
+fn live(last_reply_ns: u64, last_peer_probe_ns: u64, peer_flags: u32) -> PathLive {
+    PathLive { last_reply_ns, last_peer_probe_ns, peer_flags, ..PathLive::default() }
+}
+
+#[test]
+fn the_table_of_all_cases_holds() {
+    let alive = config(NOW - STALE);
+    let dead = config(NOW - STALE - 1);
+    // State, configuration, last reply, last probe here, flags, last probe of the site: what it means.
+    let table = [
+        (UNUSED, alive, FRESH, FRESH, HEARS, FRESH, Disabled),
+        (ADMIN_DOWN, alive, FRESH, FRESH, HEARS, FRESH, Disabled),
+        (ADMIN_DOWN, dead, FRESH, FRESH, HEARS, FRESH, Disabled),
+        (9, alive, FRESH, FRESH, HEARS, FRESH, Disabled),
+        (UP, alive, FRESH, OLD, 0, OLD, Alive),
+        (UP, alive, FRESH - 1, FRESH, HEARS, FRESH, Silent),
+        (UP, alive, 0, FRESH, HEARS, FRESH, Silent),
+        (DOWN, alive, FRESH, FRESH, HEARS, FRESH, Down),
+        (DOWN, alive, OLD, OLD, 0, OLD, Down),
+        (UP, dead, OLD, FRESH, HEARS, FRESH, AliveByPeer),
+        (UP, dead, OLD, FRESH, 0, FRESH, SilentByPeer),
+        (UP, dead, OLD, FRESH, !HEARS, FRESH, SilentByPeer),
+        (UP, dead, OLD, OLD, HEARS, FRESH, SilentByPeer),
+        (UP, dead, OLD, OLD, HEARS, OLD, FailStatic),
+        (UP, dead, FRESH, OLD, 0, OLD, FailStatic),
+        (DOWN, dead, OLD, FRESH, HEARS, FRESH, AliveByPeer),
+        (DOWN, dead, OLD, FRESH, 0, FRESH, SilentByPeer),
+        (DOWN, dead, OLD, OLD, 0, FRESH, SilentByPeer),
+        (DOWN, dead, OLD, OLD, 0, OLD, Down),
+    ];
+    for (number, (state, config, reply, probe, flags, site, expected)) in table.into_iter().enumerate() {
+        let found = path_liveness(&path(state), &live(reply, probe, flags), site, &config, NOW);
+        assert_eq!(found, expected, "row {number}");
+    }
+}
+
+#[test]
+fn only_the_living_are_usable() {
+    for (liveness, usable) in [
+        (Alive, true),
+        (AliveByPeer, true),
+        (FailStatic, true),
+        (Down, false),
+        (Disabled, false),
+        (Silent, false),
+        (SilentByPeer, false),
+    ] {
+        assert_eq!(liveness.usable(), usable, "{liveness:?}");
+    }
+}
+
+#[test]
+fn a_detection_time_of_zero_switches_the_check_off() {
+    let unchecked = Path { detection_ns: 0, peer_detection_ns: 0, ..path(UP) };
+    assert_eq!(path_liveness(&unchecked, &live(0, 0, 0), 0, &config(NOW), NOW), Alive);
+    assert_eq!(path_liveness(&unchecked, &live(0, NOW, 0), NOW, &config(0), NOW), FailStatic);
+    let unchecked = Path { state: DOWN, ..unchecked };
+    assert_eq!(path_liveness(&unchecked, &live(0, NOW, HEARS), NOW, &config(0), NOW), Down);
+}
+
+#[test]
+fn stamps_ahead_of_a_coarse_clock_are_fresh() {
+    assert_eq!(path_liveness(&path(UP), &live(NOW + 4, 0, 0), 0, &config(NOW + 4), NOW), Alive);
+    assert_eq!(path_liveness(&path(UP), &live(0, NOW + 4, HEARS), NOW + 4, &config(0), NOW), AliveByPeer);
+}
+
+#[test]
+fn a_dead_daemons_site_stamp_does_not_count_while_it_lives() {
+    assert!(daemon_alive(&config(NOW - STALE), NOW));
+    assert!(!daemon_alive(&config(NOW - STALE - 1), NOW));
+    for site in [0, OLD, FRESH, NOW] {
+        assert_eq!(path_liveness(&path(UP), &live(FRESH, OLD, 0), site, &config(NOW), NOW), Alive);
+    }
+}
+
+#[test]
+fn a_disabled_path_is_no_candidate_and_others_tell_when_they_were_heard() {
+    assert_eq!(candidate_state(&live(1, 2, 0), Disabled), None);
+    assert_eq!(candidate_state(&live(1, 2, 0), Silent), Some(CandidateState { usable: false, heard_ns: 2 }));
+    assert_eq!(candidate_state(&live(3, 2, 0), Alive), Some(CandidateState { usable: true, heard_ns: 3 }));
+}

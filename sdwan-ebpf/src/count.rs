@@ -1,0 +1,77 @@
+//! Counters, all per CPU.
+
+use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
+use sdwan_common::counters::{DropReason, PassReason};
+
+use crate::maps::{CLASS_STATS, DROPS, PASSES, PATH_STATS};
+
+/// Counts a packet that goes to the stack, and returns the verdict.
+#[inline(always)]
+pub fn pass(reason: PassReason) -> i32 {
+    if let Some(counter) = PASSES.get_ptr_mut(reason as u32) {
+        // SAFETY: a per-CPU value; nothing else on this CPU runs the program meanwhile.
+        unsafe { *counter += 1 }
+    }
+    TC_ACT_OK
+}
+
+/// Counts a packet that is lost, and returns the verdict.
+#[inline(always)]
+pub fn lose(reason: DropReason) -> i32 {
+    if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: as above.
+        unsafe { *counter += 1 }
+    }
+    TC_ACT_SHOT
+}
+
+/// Counts a packet that enters a path's tunnel.
+#[inline(always)]
+pub fn sent(path: u32, packets: u64, bytes: u64) {
+    if let Some(stats) = PATH_STATS.get_ptr_mut(path) {
+        // SAFETY: as above.
+        unsafe {
+            (*stats).sent_packets += packets;
+            (*stats).sent_bytes += bytes;
+        }
+    }
+}
+
+/// Counts a packet of a class, whichever way it takes.
+#[inline(always)]
+pub fn steered(class: u16, packets: u64, bytes: u64) {
+    if let Some(stats) = CLASS_STATS.get_ptr_mut(u32::from(class)) {
+        // SAFETY: as above.
+        unsafe {
+            (*stats).packets += packets;
+            (*stats).bytes += bytes;
+        }
+    }
+}
+
+/// Counts a packet that came out of a path.
+#[inline(always)]
+pub fn received(path: u32, packets: u64, bytes: u64) {
+    if let Some(stats) = PATH_STATS.get_ptr_mut(path) {
+        // SAFETY: as above.
+        unsafe {
+            (*stats).received_packets += packets;
+            (*stats).received_bytes += bytes;
+        }
+    }
+}
+
+/// Counts a decision about a flow: its first one, or one that moved it.
+#[inline(always)]
+pub fn decided(class: u16, moved: bool) {
+    if let Some(stats) = CLASS_STATS.get_ptr_mut(u32::from(class)) {
+        // SAFETY: as above.
+        unsafe {
+            if moved {
+                (*stats).moves += 1;
+            } else {
+                (*stats).flows += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Which path a packet takes: the flow's, as long as that rests on what is true now, else a new one.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use sdwan_common::abi::{
+    Address, Config, Flow, NO_PATH, PathLive, PathSet, PrefixEntry, RuleSet, SITE_LOCAL, ZoneKey, prefix_flag,
+};
+use sdwan_common::classify::{Dimensions, Facts, classify};
+use sdwan_common::counters::PassReason;
+use sdwan_common::liveness::{Liveness, candidate_state, daemon_alive, path_liveness};
+use sdwan_common::select::{flow_hash, select_in};
+
+use crate::maps::{
+    CLASS_CAPACITY, FLOWS, MATCH_DPORT, MATCH_DSCP, MATCH_DST, MATCH_PROTO, MATCH_SPORT, MATCH_SRC, MATCH_ZONE,
+    PATH_LIVE, PATH_SETS, PATHS, PREFIXES, RULES, SITE_LIVE, ZONES,
+};
+use crate::parse::Packet;
+use crate::{count, events};
+
+/// `last_seen_ns` is written at most this often, so that a busy flow's cache line isn't dirtied for it.
+const SEEN_EVERY_NS: u64 = 100_000_000;
+
+/// The outcome for one packet, on the way to it and at the end.
+pub struct Decision {
+    /// Number of the path: the flow's so far, then the one to take.
+    pub path: u32,
+    /// Index of the path set.
+    pub set: u32,
+    pub class: u16,
+    pub rule: u16,
+    /// When, ns of the coarse clock.
+    pub now_ns: u64,
+}
+
+/// The longest prefix that holds an address.
+#[inline(always)]
+pub fn prefix(address: &Address) -> Option<&'static PrefixEntry> {
+    PREFIXES.get(&Key::new(128, *address))
+}
+
+/// Finds or decides the path.
+///
+/// The clock is the coarse one, a few nanoseconds instead of twenty: it lags by at most one tick (4 ms at 250 Hz), so
+/// silence is noticed at most one tick late. Stamps of the precise clock may lie ahead of it; the differences saturate.
+///
+/// The steps are functions of their own because the stack of one function holds 512 bytes together with its callers.
+#[inline(always)]
+pub fn decide(packet: &mut Packet, config: &Config, epoch: u32) -> Result<Decision, PassReason> {
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    let mut decision = Decision { path: NO_PATH, set: 0, class: 0, rule: 0, now_ns };
+    let known = FLOWS.get_ptr_mut(&packet.key);
+    let mut classified = false;
+    if let Some(flow) = known {
+        // SAFETY: the entry may be evicted and reused meanwhile, as with every LRU map; it stays valid memory.
+        let flow = unsafe { &mut *flow };
+        flow.packets = flow.packets.wrapping_add(u64::from(packet.segments));
+        flow.bytes = flow.bytes.wrapping_add(u64::from(packet.length));
+        if now_ns.saturating_sub(flow.last_seen_ns) >= SEEN_EVERY_NS {
+            flow.last_seen_ns = now_ns;
+        }
+        decision.path = flow.path;
+        decision.set = flow.set;
+        if flow.epoch == epoch {
+            decision.class = flow.class;
+            decision.rule = flow.rule;
+            let set = PATH_SETS.get(flow.set).ok_or(PassReason::NoPathSet)?;
+            if flow.set_epoch == read_epoch(set) && usable(flow.path, config, now_ns) {
+                return Ok(decision);
+            }
+            classified = true;
+        }
+    }
+    if !classified {
+        want(packet, config, &mut decision)?;
+    }
+    // Before the candidates: a decision from a half-written set then carries the old epoch and is made anew.
+    let set_epoch = read_epoch(PATH_SETS.get(decision.set).ok_or(PassReason::NoPathSet)?);
+    let hash = flow_hash(&packet.key);
+    let old_path = if let Some(flow) = known {
+        // SAFETY: as above.
+        unsafe { (*flow).path }
+    } else {
+        NO_PATH
+    };
+    choose(&mut decision, packet, config, hash, now_ns)?;
+    let epochs = Epochs { config: epoch, set: set_epoch };
+    let told = if let Some(flow) = known {
+        // SAFETY: as above.
+        update(unsafe { &mut *flow }, &decision, epochs)
+    } else {
+        insert(packet, &decision, epochs, now_ns);
+        hash & config.flow_event_mask == 0
+    };
+    if told {
+        events::flow(&packet.key, &decision, old_path, now_ns, config.events_per_second);
+    }
+    Ok(decision)
+}
+
+/// What a decision rests on.
+#[derive(Clone, Copy)]
+struct Epochs {
+    config: u32,
+    set: u32,
+}
+
+/// Selects from the path set, starting from the path the flow is on.
+#[inline(never)]
+fn choose(
+    decision: &mut Decision,
+    packet: &mut Packet,
+    config: &Config,
+    hash: u32,
+    now_ns: u64,
+) -> Result<(), PassReason> {
+    let set = PATH_SETS.get(decision.set).ok_or(PassReason::NoPathSet)?;
+    decision.class = set.class;
+    let Packet { silent, best, .. } = packet;
+    *silent = NO_PATH;
+    let selection = select_in(best, set, decision.path, hash, |number| {
+        let (live, liveness) = look(number, config, now_ns)?;
+        if matches!(liveness, Liveness::Silent) {
+            *silent = number;
+        }
+        // SAFETY: a value of an array map lives as long as the map.
+        candidate_state(unsafe { &*live }, liveness)
+    })
+    .ok_or(PassReason::NoPathSet)?;
+    decision.path = selection.path;
+    if *silent != NO_PATH {
+        events::silent(*silent, now_ns);
+    }
+    Ok(())
+}
+
+/// Writes a decision into the flow's entry. Has it moved?
+#[inline(always)]
+fn update(flow: &mut Flow, decision: &Decision, epochs: Epochs) -> bool {
+    let moved = flow.path != decision.path;
+    flow.path = decision.path;
+    flow.set = decision.set;
+    flow.class = decision.class;
+    flow.rule = decision.rule;
+    flow.set_epoch = epochs.set;
+    flow.epoch = epochs.config;
+    if moved {
+        flow.moves = flow.moves.wrapping_add(1);
+        count::decided(decision.class, true);
+    }
+    moved
+}
+
+#[inline(never)]
+fn insert(packet: &Packet, decision: &Decision, epochs: Epochs, now_ns: u64) {
+    let flow = Flow {
+        path: decision.path,
+        set: decision.set,
+        epoch: epochs.config,
+        set_epoch: epochs.set,
+        class: decision.class,
+        rule: decision.rule,
+        moves: 0,
+        created_ns: now_ns,
+        last_seen_ns: now_ns,
+        packets: u64::from(packet.segments),
+        bytes: u64::from(packet.length),
+    };
+    // Without an entry the next packet is decided again, and alike.
+    let _ = FLOWS.insert(&packet.key, &flow, 0);
+    count::decided(decision.class, false);
+}
+
+/// Destination → site, packet → class: the path set.
+#[inline(never)]
+fn want(packet: &Packet, config: &Config, decision: &mut Decision) -> Result<(), PassReason> {
+    let site = prefix(&packet.key.destination).ok_or(PassReason::NoPrefix)?.site;
+    if site == SITE_LOCAL {
+        return Err(PassReason::LocalDestination);
+    }
+    let own = |source: &PrefixEntry| source.site == SITE_LOCAL && source.flags & prefix_flag::OVERLAY == 0;
+    if !prefix(&packet.key.source).is_some_and(own) {
+        return Err(PassReason::SpoofedSource);
+    }
+    let untagged = ZoneKey { ifindex: packet.ingress.ifindex, vlan: 0 };
+    // SAFETY: nothing in the programs changes this map.
+    let zone = unsafe { ZONES.get(&packet.ingress).or_else(|| ZONES.get(untagged)) };
+    let zone = zone.ok_or(PassReason::NoPathSet)?.zone;
+    let facts = Facts { key: &packet.key, dscp: packet.dscp(), zone };
+    let rule = classify(&KernelTables, &facts, config.rule_words).ok_or(PassReason::NoPathSet)?;
+    let class = RULES.get(u32::from(rule)).ok_or(PassReason::NoPathSet)?.class;
+    let classes = CLASS_CAPACITY.load();
+    if u32::from(class) >= classes {
+        return Err(PassReason::NoPathSet);
+    }
+    let set = site.wrapping_mul(classes).wrapping_add(u32::from(class));
+    // A flow that now belongs to another set owes its old path nothing.
+    if decision.set != set {
+        decision.path = NO_PATH;
+    }
+    decision.set = set;
+    decision.rule = rule;
+    Ok(())
+}
+
+/// May flows use the path now?
+#[inline(always)]
+fn usable(number: u32, config: &Config, now_ns: u64) -> bool {
+    look(number, config, now_ns).is_some_and(|(_, liveness)| liveness.usable())
+}
+
+#[inline(always)]
+fn look(number: u32, config: &Config, now_ns: u64) -> Option<(*mut PathLive, Liveness)> {
+    let path = PATHS.get(number)?;
+    let live = PATH_LIVE.get_ptr_mut(number)?;
+    // Only a dead daemon's paths rest on the site's probes.
+    let site_probe_ns = if daemon_alive(config, now_ns) {
+        0
+    } else {
+        SITE_LIVE.get(path.site).map_or(0, |site| site.last_peer_probe_ns)
+    };
+    // SAFETY: a value of an array map lives as long as the map.
+    let liveness = path_liveness(path, unsafe { &*live }, site_probe_ns, config, now_ns);
+    Some((live, liveness))
+}
+
+/// Raised by the daemon at any moment: read once.
+#[inline(always)]
+fn read_epoch(set: &PathSet) -> u32 {
+    // SAFETY: a reference is valid for reads.
+    unsafe { core::ptr::read_volatile(&raw const set.epoch) }
+}
+
+/// The seven dimensions in their maps.
+struct KernelTables;
+
+impl Dimensions for KernelTables {
+    #[inline(always)]
+    fn protocol(&self, protocol: u8) -> Option<&RuleSet> {
+        MATCH_PROTO.get(u32::from(protocol))
+    }
+    #[inline(always)]
+    fn source_port(&self, port: u16) -> Option<&RuleSet> {
+        MATCH_SPORT.get(u32::from(port))
+    }
+    #[inline(always)]
+    fn destination_port(&self, port: u16) -> Option<&RuleSet> {
+        MATCH_DPORT.get(u32::from(port))
+    }
+    #[inline(always)]
+    fn dscp(&self, dscp: u8) -> Option<&RuleSet> {
+        MATCH_DSCP.get(u32::from(dscp))
+    }
+    #[inline(always)]
+    fn source(&self, address: &[u8; 16]) -> Option<&RuleSet> {
+        MATCH_SRC.get(&Key::new(128, *address))
+    }
+    #[inline(always)]
+    fn destination(&self, address: &[u8; 16]) -> Option<&RuleSet> {
+        MATCH_DST.get(&Key::new(128, *address))
+    }
+    #[inline(always)]
+    fn zone(&self, zone: u32) -> Option<&RuleSet> {
+        MATCH_ZONE.get(zone)
+    }
+}

@@ -1,0 +1,15 @@
+//! The local API: HTTP on a Unix socket, versioned by its path (`/v1/…`).
+//!
+//! - [`views`]: what it shows
+//! - [`answer`]: answers that need no running daemon
+//! - [`request`]: what it asks of the daemon's core task
+//! - [`server`]: the daemon's side
+//! - [`client`]: the side of the other commands
+//! - [`flow`]: how people name a flow
+
+pub mod answer;
+pub mod client;
+pub mod flow;
+pub mod request;
+pub mod server;
+pub mod views;

@@ -1,0 +1,64 @@
+//! `sdwan flows`.
+
+use std::net::IpAddr;
+
+use super::output::{Output, number, short};
+use super::{Context, Exit};
+use crate::api::flow::Endpoint;
+use crate::api::request::FlowFilter;
+use crate::api::views::{FlowView, Listing};
+
+/// Options of `sdwan flows`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sdwan flows --class voip-video
+  sdwan flows --address 10.1.0.5 --limit 1000 -o json")]
+pub(super) struct Args {
+    /// Most flows
+    #[arg(long, short = 'n', default_value_t = 100, value_name = "COUNT")]
+    limit: usize,
+    /// Only flows of this class
+    #[arg(long, value_name = "NAME")]
+    class: Option<String>,
+    /// Only flows to this site, by name or id
+    #[arg(long, value_name = "SITE")]
+    site: Option<String>,
+    /// Only flows from or to this address
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<IpAddr>,
+}
+
+impl Args {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        let filter = FlowFilter { limit: self.limit, class: self.class, site: self.site, address: self.address };
+        let flows = context.client()?.flows(&filter).await?;
+        context.output.print(&flows, |output| render(&flows, output))?;
+        Ok(Exit::Ok)
+    }
+}
+
+/// The table.
+pub(super) fn render(flows: &Listing<FlowView>, output: &Output) -> String {
+    if flows.items.is_empty() {
+        return "no flow\n".into();
+    }
+    let mut table = output.table(&["SOURCE", "DESTINATION", "PROTO", "CLASS", "PATH", "PACKETS", "MOVES"]);
+    for flow in &flows.items {
+        let end = |address, port| Endpoint { address, port }.to_string();
+        table.add_row(vec![
+            end(flow.source, flow.source_port).into(),
+            end(flow.destination, flow.destination_port).into(),
+            flow.protocol.clone().into(),
+            flow.class.clone().into(),
+            format!("{} {}", flow.path.site_name, flow.path.uplinks).into(),
+            number(short(flow.packets)),
+            number(flow.moves),
+        ]);
+    }
+    let mut text = output.text(&mut table);
+    if flows.truncated {
+        text.push_str(&format!("… and more: the first {} are shown, raise --limit\n", flows.items.len()));
+    }
+    text
+}

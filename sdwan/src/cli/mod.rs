@@ -1,0 +1,243 @@
+//! The command line: one file per command.
+//!
+//! Commands print what they found on standard output and what went wrong on standard error. Their outcome is an
+//! [`Exit`].
+
+mod check;
+mod config;
+mod down;
+mod events;
+mod explain;
+mod flows;
+mod measure;
+mod mesh;
+mod output;
+mod paths;
+mod policies;
+mod reload;
+mod run;
+mod site;
+mod sites;
+mod status;
+#[cfg(test)]
+mod tests;
+pub mod userspace_wireguard;
+mod when;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::client::{Client, ClientError};
+use crate::config::{Config, ConfigError, Options};
+use output::Output;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it worked
+  1  it failed, or a check did
+  2  the command line is wrong
+  3  the daemon is not running
+  4  `sdwan status`: the gateway is degraded or failing";
+
+/// SD-WAN gateway: WireGuard tunnels over every pair of uplinks, measured paths, and application-aware steering in eBPF
+#[derive(Debug, Parser)]
+#[command(name = "sdwan", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone, Debug)]
+struct Global {
+    /// How listings look: table, or json for programs [default: table]
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT",
+        hide_possible_values = true, hide_default_value = true)]
+    output: Format,
+    /// Unix socket of the daemon [default: the one in the configuration, else /run/sdwan/sdwan.sock]
+    #[arg(long, global = true, env = "SDWAN_SOCKET", hide_env_values = true, value_name = "PATH",
+        value_parser = crate::config::from_here)]
+    socket: Option<PathBuf>,
+    /// Configuration file [default: /etc/sdwan/sdwan.toml, where it exists]
+    #[arg(long, short, global = true, env = "SDWAN_CONFIG", hide_env_values = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// How listings look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For programs; has a version field
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Run(Box<run::Args>),
+    /// Remove tunnels, routes, rules, programs and maps, and stop the daemon
+    Down(down::Args),
+    /// Make the daemon take its configuration, certificate and revocations anew, while traffic goes on
+    Reload(reload::Args),
+    /// Show how the gateway does
+    Status(status::Args),
+    /// List the remote sites
+    Sites(sites::Args),
+    /// List the paths and how they do
+    Paths(paths::Args),
+    /// List flows and the paths that they stick to
+    Flows(flows::Args),
+    /// List, add, remove and test policies
+    Policies(policies::Args),
+    /// Show what happened
+    Events(events::Args),
+    /// Say which path a flow takes, and why
+    Explain(explain::Args),
+    /// Measure on demand
+    #[command(subcommand)]
+    Measure(measure::MeasureCommand),
+    /// Check the machine and the configuration, and say what to mend
+    Check(check::Args),
+    /// Print the configuration
+    Config(config::Args),
+    /// Make a mesh, admit sites to it, revoke them
+    #[command(subcommand)]
+    Mesh(mesh::MeshCommand),
+    /// Make this machine a site of a mesh
+    #[command(subcommand)]
+    Site(site::SiteCommand),
+    /// The process behind a tunnel where the kernel has no WireGuard; the daemon starts it
+    #[command(hide = true)]
+    UserspaceWireguard(userspace_wireguard::Args),
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It worked.
+    Ok = 0,
+    /// It failed, or a check did.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The daemon is not running.
+    NotRunning = 3,
+    /// The gateway is degraded or failing.
+    Degraded = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// What every command gets.
+struct Context {
+    global: Global,
+    output: Output,
+}
+
+impl Context {
+    /// The configuration with these options over it, and the global ones.
+    fn load(&self, options: Options) -> Result<Config, ConfigError> {
+        crate::config::load(&with_global(options, &self.global))
+    }
+
+    /// The daemon's client.
+    fn client(&self) -> Result<Client, ConfigError> {
+        if let Some(socket) = &self.global.socket {
+            return Ok(Client::new(socket));
+        }
+        match self.load(Options::default()) {
+            Ok(config) => Ok(Client::new(config.site.socket)),
+            Err(error) if self.global.config.is_some() => Err(error),
+            // A configuration that is being edited doesn't stand between the operator and the running daemon.
+            Err(_) => Ok(Client::new(Config::default().site.socket)),
+        }
+    }
+}
+
+fn with_global(options: Options, global: &Global) -> Options {
+    Options { config: global.config.clone(), socket: global.socket.clone(), ..options }
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody may be reading.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+        }
+    };
+    let context = Context { output: Output::from_environment(cli.global.output), global: cli.global };
+    match dispatch(cli.command, &context) {
+        Ok(exit) => exit.into(),
+        Err(error) => report(&error).into(),
+    }
+}
+
+fn dispatch(command: Command, context: &Context) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run(args) => args.run(&context.global).map(|()| Exit::Ok),
+        Command::Mesh(command) => command.run(&context.output).map(|()| Exit::Ok),
+        Command::Site(command) => command.run(&context.output).map(|()| Exit::Ok),
+        Command::UserspaceWireguard(args) => args.run().map(|()| Exit::Ok),
+        other => ask(other, context),
+    }
+}
+
+/// The commands that talk to the daemon, or to the network.
+fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(_) | Command::Mesh(_) | Command::Site(_) | Command::UserspaceWireguard(_) => {
+                unreachable!("these don't talk to the daemon")
+            }
+            Command::Down(args) => args.run(context).await,
+            Command::Reload(args) => args.run(context).await,
+            Command::Status(args) => args.run(context).await,
+            Command::Sites(args) => args.run(context).await,
+            Command::Paths(args) => args.run(context).await,
+            Command::Flows(args) => args.run(context).await,
+            Command::Policies(args) => args.run(context).await,
+            Command::Events(args) => args.run(context).await,
+            Command::Explain(args) => args.run(context).await,
+            Command::Measure(command) => command.run(context).await,
+            Command::Check(args) => args.run(context),
+            Command::Config(args) => args.run(context),
+        }
+    })
+}
+
+/// Tells what went wrong, each cause once, and how to exit.
+fn report(error: &anyhow::Error) -> Exit {
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        // Whoever read our output has seen enough.
+        return Exit::Ok;
+    }
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Our own errors name their cause already.
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    eprintln!("error: {text}");
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::NotRunning { .. }) => Exit::NotRunning,
+        _ => Exit::Failed,
+    }
+}

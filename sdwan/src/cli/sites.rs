@@ -1,0 +1,42 @@
+//! `sdwan sites`.
+
+use super::output::{Output, Tone, age, decimal, number, toned};
+use super::{Context, Exit};
+use crate::api::views::SiteView;
+
+/// Options of `sdwan sites`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Args {}
+
+impl Args {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        let sites = context.client()?.sites().await?;
+        context.output.print(&sites, |output| render(&sites.items, output))?;
+        Ok(Exit::Ok)
+    }
+}
+
+/// The table.
+pub(super) fn render(sites: &[SiteView], output: &Output) -> String {
+    if sites.is_empty() {
+        return "no remote site yet: `sdwan events` shows refused announcements, `sdwan check` what may be wrong\n"
+            .into();
+    }
+    let mut table = output.table(&["SITE", "STATE", "SINCE", "PATHS UP", "SCORE", "PREFIXES"]);
+    for site in sites {
+        let tone = match (site.state.as_str(), site.paths_up) {
+            ("active", up) if up > 0 && up == site.paths => Tone::Good,
+            ("active", up) if up > 0 => Tone::Warning,
+            _ => Tone::Bad,
+        };
+        table.add_row(vec![
+            site.name.clone().into(),
+            toned(&site.state, tone),
+            number(age(site.since_s)),
+            number(format!("{}/{}", site.paths_up, site.paths)),
+            number(decimal(site.best_score)),
+            site.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n").into(),
+        ]);
+    }
+    output.text(&mut table)
+}

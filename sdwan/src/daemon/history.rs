@@ -1,0 +1,61 @@
+//! Periodic records of how each path does.
+
+use std::collections::BTreeMap;
+
+use sdwan_common::abi::PathStats;
+
+use super::core::Core;
+use super::views::{milliseconds, percent};
+use crate::engine::emodel::Codec;
+use crate::engine::path::PathState;
+use crate::engine::score::mean_opinion_score;
+use crate::engine::types::PathKey;
+use crate::measure::clock;
+use crate::store::{PathMetrics, Record};
+
+/// The counters at the last record, for the differences.
+#[derive(Debug, Default)]
+pub struct History {
+    last: BTreeMap<PathKey, PathStats>,
+}
+
+impl Core {
+    /// Records the state of each path.
+    pub(super) fn record(&mut self) {
+        let time_unix_s = (clock::unix_ns() / 1_000_000_000) as i64;
+        let numbers: BTreeMap<PathKey, u32> = self.plane_status.numbers.iter().copied().collect();
+        let mut last = BTreeMap::new();
+        for site in self.engine.sites() {
+            for (tunnel, path) in site.paths() {
+                let key = PathKey { site: site.remote().id, tunnel };
+                let stats = self.counters(numbers.get(&key).copied());
+                let former = self.history.last.get(&key).copied().unwrap_or(stats);
+                let quality = path.quality();
+                let up = path.state() == PathState::Up;
+                self.store.record(Record::PathMetrics(Box::new(PathMetrics {
+                    time_unix_s,
+                    path: key,
+                    up,
+                    score: if up { path.score() } else { 0.0 },
+                    rtt_ms: quality.rtt.map(milliseconds),
+                    jitter_forward_ms: milliseconds(quality.jitter_forward),
+                    jitter_backward_ms: milliseconds(quality.jitter_backward),
+                    loss_forward_pct: percent(quality.loss.forward, quality.loss.probes),
+                    loss_backward_pct: percent(quality.loss.backward, quality.loss.probes),
+                    mos: mean_opinion_score(Codec::G711, quality).filter(|_| up),
+                    sent_packets: stats.sent_packets.saturating_sub(former.sent_packets),
+                    sent_bytes: stats.sent_bytes.saturating_sub(former.sent_bytes),
+                    received_packets: stats.received_packets.saturating_sub(former.received_packets),
+                    received_bytes: stats.received_bytes.saturating_sub(former.received_bytes),
+                })));
+                last.insert(key, stats);
+            }
+        }
+        self.history.last = last;
+    }
+
+    fn counters(&self, number: Option<u32>) -> PathStats {
+        let Some(number) = number else { return PathStats::default() };
+        self.reader.path_counters(number).map(|counters| counters.stats).unwrap_or_default()
+    }
+}

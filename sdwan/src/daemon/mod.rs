@@ -1,0 +1,30 @@
+//! The daemon: opens everything, wires the tasks together, and takes it apart again.
+
+mod adoption;
+mod answers;
+mod capacity;
+mod core;
+mod desired;
+mod explain;
+mod history;
+mod mtu;
+mod names;
+mod plane;
+mod policies;
+mod privileges;
+mod refused;
+mod reload;
+mod routes;
+mod settings;
+mod start;
+mod storage;
+mod teardown;
+#[cfg(test)]
+mod tests;
+mod traffic;
+mod views;
+
+pub use privileges::{check_privileges, missing_capabilities};
+pub use reload::Reloader;
+pub use start::{Ended, StartError, run};
+pub use teardown::{Removed, teardown};

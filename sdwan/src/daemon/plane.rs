@@ -1,0 +1,163 @@
+//! The thread that owns the data path's maps and links.
+//!
+//! Orders come in one queue, in their order: a path that goes down after a full state was computed must not come up
+//! again when that state is applied.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::dataplane::desired::Desired;
+use crate::dataplane::{Attachment, Dataplane, Error};
+use crate::engine::Time;
+use crate::engine::types::PathKey;
+use crate::measure::clock;
+
+/// Orders that may wait; more means that the kernel is stuck, and the next full state covers what was refused.
+const QUEUE: usize = 4_096;
+
+/// Something for the data path to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Make everything so.
+    Apply(Arc<Desired>, Arc<BTreeSet<Attachment>>),
+    /// A path came up or went down.
+    PathState(PathKey, bool),
+    /// A path is to be left after another time without an answer.
+    PathDetection(PathKey, Duration),
+    /// The daemon probes.
+    Heartbeat(Time),
+    /// End the thread, leaving everything as it is.
+    Stop,
+}
+
+/// How the data path does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlaneStatus {
+    /// The number of each path in the maps.
+    pub numbers: Vec<(PathKey, u32)>,
+    /// `tcx` or `clsact`.
+    pub mode: &'static str,
+    /// Interfaces with a program.
+    pub attached: Vec<String>,
+    /// What went wrong in the last run, one sentence each.
+    pub errors: Vec<String>,
+    /// Whether a full state was applied.
+    pub applied: bool,
+}
+
+/// The other end of the thread.
+pub struct Plane {
+    orders: SyncSender<Order>,
+    status: watch::Receiver<PlaneStatus>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Plane {
+    /// Starts the thread around an open data path.
+    pub fn start(dataplane: Dataplane) -> std::io::Result<Self> {
+        let (orders, queue) = sync_channel(QUEUE);
+        let (sender, status) = watch::channel(PlaneStatus { mode: dataplane.mode().name(), ..PlaneStatus::default() });
+        let thread =
+            std::thread::Builder::new().name("dataplane".into()).spawn(move || run(dataplane, queue, sender))?;
+        Ok(Self { orders, status, thread: Some(thread) })
+    }
+
+    /// Gives an order without waiting. `false`: the queue is full, and a full state is due later.
+    #[must_use]
+    pub fn order(&self, order: Order) -> bool {
+        match self.orders.try_send(order) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    /// How it does, after each full state.
+    pub fn status(&self) -> watch::Receiver<PlaneStatus> {
+        self.status.clone()
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        // A send that fails means that the thread has ended already.
+        let _ = self.orders.send(Order::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("the data plane's thread panicked");
+        }
+    }
+}
+
+fn run(mut dataplane: Dataplane, queue: Receiver<Order>, status: watch::Sender<PlaneStatus>) {
+    while let Ok(order) = queue.recv() {
+        let outcome = match order {
+            Order::Apply(desired, attachments) => {
+                apply(&mut dataplane, &desired, &attachments, &status);
+                Ok(())
+            }
+            Order::PathState(path, up) => dataplane.set_path_state(&path, up),
+            Order::PathDetection(path, detection) => dataplane.set_path_detection(&path, detection),
+            Order::Heartbeat(now) => dataplane.heartbeat(now, clock::realtime_offset_ns()),
+            Order::Stop => return,
+        };
+        if let Err(error) = outcome {
+            warn!("{error}");
+        }
+    }
+}
+
+fn apply(
+    dataplane: &mut Dataplane,
+    desired: &Desired,
+    attachments: &BTreeSet<Attachment>,
+    status: &watch::Sender<PlaneStatus>,
+) {
+    let mut errors = Vec::new();
+    // The maps before the programs: a program that is attached must find what it needs.
+    if let Err(error) = dataplane.apply(desired) {
+        errors.push(error);
+    }
+    errors.extend(dataplane.attach(attachments));
+    let errors: Vec<String> = errors.iter().map(describe).collect();
+    let former = status.borrow().clone();
+    for error in errors.iter().filter(|error| !former.errors.contains(error)) {
+        warn!("{error}");
+    }
+    let mut attached: Vec<String> = Vec::new();
+    for Attachment { interface, .. } in attachments {
+        if !attached.contains(interface) {
+            attached.push(interface.clone());
+        }
+    }
+    if attached != former.attached {
+        info!(interfaces = attached.join(","), mode = former.mode, "programs attached");
+    }
+    status.send_replace(PlaneStatus {
+        numbers: dataplane.path_numbers(),
+        mode: dataplane.mode().name(),
+        attached,
+        errors,
+        applied: true,
+    });
+}
+
+/// The error with its causes.
+fn describe(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,257 @@
+//! Reads the maps for people: flows, counters, liveness.
+
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use sdwan_common::abi::{
+    ClassStats, Config, Flow, FlowKey, Path, PathLive, PathSet, PathStats, SiteIdentity, SiteLive, TcpRtt, path_state,
+};
+use sdwan_common::counters::{DropReason, PassReason};
+
+use super::Error;
+use super::load::{Layout, open};
+use super::tables::fail;
+use crate::engine::Time;
+use crate::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
+
+/// Older measurements say nothing about now.
+const TCP_RTT_AGE_MS: u32 = 60_000;
+
+/// A flow as the data path has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// The 5-tuple.
+    pub key: FlowKey,
+    /// Its path and what it counts.
+    pub flow: Flow,
+}
+
+/// Counters and liveness of one path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathCounters {
+    /// User packets, over all CPUs.
+    pub stats: PathStats,
+    /// What the programs stamped.
+    pub live: PathLive,
+}
+
+/// What the flows' own timestamps say about the round-trip time by a path, from this gateway to the remote hosts and back:
+/// the last measurements, of the last minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpRttSummary {
+    /// The smallest.
+    pub minimum: Duration,
+    /// The median.
+    pub median: Duration,
+    /// Measurements that these rest on; with none, both are zero.
+    pub samples: u32,
+}
+
+impl TcpRttSummary {
+    /// Of the entries that are at most a minute old.
+    fn new(record: &TcpRtt, now: Time) -> Self {
+        let now_ms = (now.0 / 1_000_000) as u32;
+        let fresh = |entry: &&u64| {
+            let age_ms = now_ms.wrapping_sub((**entry >> 32) as u32);
+            // One that was measured since `now` was read is ahead of it.
+            **entry != 0 && (age_ms <= TCP_RTT_AGE_MS || age_ms > u32::MAX - TCP_RTT_AGE_MS)
+        };
+        let mut times: Vec<u32> = record.entries.iter().filter(fresh).map(|entry| *entry as u32).collect();
+        times.sort_unstable();
+        let time = |at: usize| Duration::from_micros(times.get(at).copied().unwrap_or(0).into());
+        Self { minimum: time(0), median: time(times.len() / 2), samples: times.len() as u32 }
+    }
+}
+
+/// Read access to the pinned maps, independent of the writer.
+pub struct Reader {
+    flows: HashMap<MapData, FlowKey, Flow>,
+    paths: Array<MapData, Path>,
+    path_live: Array<MapData, PathLive>,
+    site_live: Array<MapData, SiteLive>,
+    site_ids: Array<MapData, SiteIdentity>,
+    path_sets: Array<MapData, PathSet>,
+    path_stats: PerCpuArray<MapData, PathStats>,
+    tcp_rtt: Array<MapData, TcpRtt>,
+    class_stats: PerCpuArray<MapData, ClassStats>,
+    drops: PerCpuArray<MapData, u64>,
+    passes: PerCpuArray<MapData, u64>,
+    config: Array<MapData, Config>,
+}
+
+impl Reader {
+    /// Opens the pins.
+    pub fn open(layout: &Layout) -> Result<Self, Error> {
+        fn array<V: aya::Pod>(layout: &Layout, name: &'static str) -> Result<Array<MapData, V>, Error> {
+            Array::try_from(Map::Array(open(layout, name)?)).map_err(fail("open", name))
+        }
+        fn per_cpu<V: aya::Pod>(layout: &Layout, name: &'static str) -> Result<PerCpuArray<MapData, V>, Error> {
+            PerCpuArray::try_from(Map::PerCpuArray(open(layout, name)?)).map_err(fail("open", name))
+        }
+        Ok(Self {
+            flows: HashMap::try_from(Map::LruHashMap(open(layout, "flows")?)).map_err(fail("open", "flows"))?,
+            paths: array(layout, "paths")?,
+            path_live: array(layout, "path_live")?,
+            site_live: array(layout, "site_live")?,
+            site_ids: array(layout, "site_ids")?,
+            path_sets: array(layout, "path_sets")?,
+            path_stats: per_cpu(layout, "path_stats")?,
+            tcp_rtt: array(layout, "tcp_rtt")?,
+            class_stats: per_cpu(layout, "class_stats")?,
+            drops: per_cpu(layout, "drops")?,
+            passes: per_cpu(layout, "passes")?,
+            config: array(layout, "config")?,
+        })
+    }
+
+    /// At most `limit` flows that `keep` accepts, and at most `scan` looked at. Entries that vanish while they are read
+    /// are left out: the table belongs to the packets.
+    pub fn flows(&self, scan: usize, limit: usize, mut keep: impl FnMut(&FlowRecord) -> bool) -> Vec<FlowRecord> {
+        let records = self.flows.iter().take(scan).filter_map(Result::ok).map(|(key, flow)| FlowRecord { key, flow });
+        records.filter(|record| keep(record)).take(limit).collect()
+    }
+
+    /// Flows in the table, up to `scan`.
+    pub fn flow_count(&self, scan: usize) -> usize {
+        self.flows.keys().take(scan).filter(Result::is_ok).count()
+    }
+
+    /// The entry of one flow.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, Error> {
+        match self.flows.get(key, 0) {
+            Ok(flow) => Ok(Some(flow)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(Error::Map { action: "read", map: "flows", source }),
+        }
+    }
+
+    /// The record of a path as the programs see it.
+    pub fn path(&self, number: u32) -> Result<Path, Error> {
+        self.paths.get(&number, 0).map_err(fail("read", "paths"))
+    }
+
+    /// The largest packet of each path that is in the maps, bytes.
+    pub fn mtus(&self) -> Result<Vec<(PathKey, u16)>, Error> {
+        let sites: Result<Vec<_>, _> = self.site_ids.iter().collect();
+        let sites = sites.map_err(fail("read", "site_ids"))?;
+        let mut mtus = Vec::new();
+        for path in self.paths.iter() {
+            let path = path.map_err(fail("read", "paths"))?;
+            let uplinks = (UplinkIndex::new(path.local_uplink), UplinkIndex::new(path.remote_uplink));
+            if let (Some(local), Some(remote)) = uplinks
+                && let Some(site) = sites.get(path.site as usize)
+                && path.state != path_state::UNUSED
+            {
+                mtus.push((PathKey { site: SiteId(site.id), tunnel: TunnelKey { local, remote } }, path.mtu));
+            }
+        }
+        Ok(mtus)
+    }
+
+    /// Counters and liveness of a path.
+    pub fn path_counters(&self, number: u32) -> Result<PathCounters, Error> {
+        let mut stats = PathStats::default();
+        let values = self.path_stats.get(&number, 0).map_err(fail("read", "path_stats"))?;
+        for value in values.iter() {
+            stats.sent_packets += value.sent_packets;
+            stats.sent_bytes += value.sent_bytes;
+            stats.received_packets += value.received_packets;
+            stats.received_bytes += value.received_bytes;
+        }
+        let live = self.path_live.get(&number, 0).map_err(fail("read", "path_live"))?;
+        Ok(PathCounters { stats, live })
+    }
+
+    /// Round-trip time of TCP by a path.
+    pub fn tcp_rtt(&self, number: u32, now: Time) -> Result<TcpRttSummary, Error> {
+        let record = self.tcp_rtt.get(&number, 0).map_err(fail("read", "tcp_rtt"))?;
+        Ok(TcpRttSummary::new(&record, now))
+    }
+
+    /// Liveness of a site.
+    pub fn site_live(&self, number: u32) -> Result<SiteLive, Error> {
+        self.site_live.get(&number, 0).map_err(fail("read", "site_live"))
+    }
+
+    /// The number of a site in the maps, if it has one.
+    pub fn site_number(&self, site: &SiteId) -> Result<Option<u32>, Error> {
+        for (number, identity) in (0..).zip(self.site_ids.iter()) {
+            if identity.map_err(fail("read", "site_ids"))?.id == site.0 {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A path set by its index.
+    pub fn path_set(&self, index: u32) -> Result<PathSet, Error> {
+        self.path_sets.get(&index, 0).map_err(fail("read", "path_sets"))
+    }
+
+    /// Counters of a class.
+    pub fn class_counters(&self, class: u16) -> Result<ClassStats, Error> {
+        let mut stats = ClassStats::default();
+        let values = self.class_stats.get(&u32::from(class), 0).map_err(fail("read", "class_stats"))?;
+        for value in values.iter() {
+            stats.packets += value.packets;
+            stats.bytes += value.bytes;
+            stats.flows += value.flows;
+            stats.moves += value.moves;
+        }
+        Ok(stats)
+    }
+
+    /// Packets that the programs dropped, by reason.
+    pub fn drops(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        let names = DropReason::ALL.iter().map(|reason| reason.name());
+        counters(&self.drops, "drops", names)
+    }
+
+    /// Packets that the programs left to the stack, by reason.
+    pub fn passes(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        let names = PassReason::ALL.iter().map(|reason| reason.name());
+        counters(&self.passes, "passes", names)
+    }
+
+    /// The configuration that the programs run by.
+    pub fn config(&self) -> Result<Config, Error> {
+        self.config.get(&0, 0).map_err(fail("read", "config"))
+    }
+}
+
+fn counters(
+    map: &PerCpuArray<MapData, u64>,
+    name: &'static str,
+    names: impl Iterator<Item = &'static str>,
+) -> Result<Vec<(&'static str, u64)>, Error> {
+    (0..)
+        .zip(names)
+        .map(|(index, reason)| {
+            let values = map.get(&index, 0).map_err(fail("read", name))?;
+            Ok((reason, values.iter().sum()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sdwan_common::abi::tcp_rtt_entry;
+
+    use super::*;
+
+    #[test]
+    fn tcps_round_trip_time_is_that_of_the_last_minute() {
+        let now = Time(100_000_000_000);
+        let mut record = TcpRtt::default();
+        assert_eq!(TcpRttSummary::new(&record, now), TcpRttSummary::default());
+        let ms = |ms: u64| ms * 1_000_000;
+        // Too old, the oldest that counts, two more, and one that came while the clock was read.
+        let measured = [(39_999, 1), (40_000, 50), (99_000, 42), (99_500, 44), (100_001, 41)];
+        for (entry, (at, rtt)) in record.entries.iter_mut().zip(measured) {
+            *entry = tcp_rtt_entry(ms(at), ms(rtt));
+        }
+        let millis = Duration::from_millis;
+        let expected = TcpRttSummary { minimum: millis(41), median: millis(44), samples: 4 };
+        assert_eq!(TcpRttSummary::new(&record, now), expected);
+    }
+}

@@ -1,0 +1,389 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use sdwan_common::abi::{
+    ABI_VERSION, Class, Config, Path, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SITE_LOCAL,
+    SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state,
+};
+
+use super::desired::{CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired};
+use super::load::Capacities;
+use super::memory::MemoryTable;
+use super::tables::Tables;
+use super::{Error, Numbers, Reconciler};
+use crate::engine::Time;
+use crate::engine::policy::{CompiledRules, compile, default_policies, prefix_key};
+use crate::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
+
+/// All maps in memory.
+#[derive(Clone)]
+struct Kernel {
+    fuse: Arc<AtomicI64>,
+    site_ids: MemoryTable<u32, SiteIdentity>,
+    prefixes: MemoryTable<PrefixKey, PrefixEntry>,
+    paths: MemoryTable<u32, Path>,
+    path_stats: MemoryTable<u32, PathStats>,
+    tcp_rtt: MemoryTable<u32, TcpRtt>,
+    tunnel_paths: MemoryTable<TunnelPathKey, u32>,
+    path_sets: MemoryTable<u32, PathSet>,
+    zones: MemoryTable<ZoneKey, Zone>,
+    rules: MemoryTable<u32, Rule>,
+    classes: MemoryTable<u32, Class>,
+    sets: [MemoryTable<u32, RuleSet>; 5],
+    tries: [MemoryTable<PrefixKey, RuleSet>; 2],
+    config: MemoryTable<u32, Config>,
+}
+
+/// Everything that packets see, without the epochs and numbers of operations.
+type Seen = (
+    BTreeMap<PrefixKey, (Option<SiteId>, u32)>,
+    BTreeMap<PathKey, Path>,
+    BTreeMap<(SiteId, u16), Vec<(PathKey, u8, u16)>>,
+    BTreeMap<ZoneKey, Zone>,
+    Vec<(u32, Rule)>,
+);
+
+impl Kernel {
+    fn new() -> Self {
+        let fuse = Arc::new(AtomicI64::new(-1));
+        Self {
+            site_ids: MemoryTable::new(fuse.clone()),
+            prefixes: MemoryTable::new(fuse.clone()),
+            paths: MemoryTable::new(fuse.clone()),
+            path_stats: MemoryTable::new(fuse.clone()),
+            tcp_rtt: MemoryTable::new(fuse.clone()),
+            tunnel_paths: MemoryTable::new(fuse.clone()),
+            path_sets: MemoryTable::new(fuse.clone()),
+            zones: MemoryTable::new(fuse.clone()),
+            rules: MemoryTable::new(fuse.clone()),
+            classes: MemoryTable::new(fuse.clone()),
+            sets: std::array::from_fn(|_| MemoryTable::new(fuse.clone())),
+            tries: std::array::from_fn(|_| MemoryTable::new(fuse.clone())),
+            config: MemoryTable::new(fuse.clone()),
+            fuse,
+        }
+    }
+
+    fn reconciler(&self) -> Reconciler {
+        let kernel = self.clone();
+        let [protocol, source_port, destination_port, dscp, zone] = kernel.sets;
+        let [source, destination] = kernel.tries;
+        let tables = Tables {
+            site_ids: Box::new(kernel.site_ids),
+            prefixes: Box::new(kernel.prefixes),
+            paths: Box::new(kernel.paths),
+            path_stats: Box::new(kernel.path_stats),
+            tcp_rtt: Box::new(kernel.tcp_rtt),
+            tunnel_paths: Box::new(kernel.tunnel_paths),
+            path_sets: Box::new(kernel.path_sets),
+            zones: Box::new(kernel.zones),
+            rules: Box::new(kernel.rules),
+            classes: Box::new(kernel.classes),
+            protocol: Box::new(protocol),
+            source_port: Box::new(source_port),
+            destination_port: Box::new(destination_port),
+            dscp: Box::new(dscp),
+            zone: Box::new(zone),
+            source: Box::new(source),
+            destination: Box::new(destination),
+            config: Box::new(kernel.config),
+        };
+        Reconciler::new(tables, capacities()).expect("memory can be read")
+    }
+
+    fn config(&self) -> Config {
+        self.config.snapshot().get(&0).copied().unwrap_or_default()
+    }
+
+    fn set(&self, site: u32, class: u16) -> PathSet {
+        let index = site * capacities().classes + u32::from(class);
+        self.path_sets.snapshot().get(&index).copied().unwrap_or_default()
+    }
+
+    /// The maps in the engine's words, so that two kernels can be compared whatever numbers they use.
+    fn seen(&self) -> Seen {
+        let ids = self.site_ids.snapshot();
+        let id = |number: u32| ids.get(&number).map(|identity| SiteId(identity.id));
+        let paths: BTreeMap<u32, (PathKey, Path)> = self
+            .paths
+            .snapshot()
+            .into_iter()
+            .filter(|(_, path)| path.state != path_state::UNUSED)
+            .map(|(number, path)| {
+                let index = |number| UplinkIndex::new(number).expect("a valid index was written");
+                let tunnel = TunnelKey { local: index(path.local_uplink), remote: index(path.remote_uplink) };
+                let site = id(path.site).expect("a path belongs to a known site");
+                (number, (PathKey { site, tunnel }, Path { site: 0, ..path }))
+            })
+            .collect();
+        let prefixes = self
+            .prefixes
+            .snapshot()
+            .into_iter()
+            .map(|(prefix, entry)| {
+                let owner =
+                    (entry.site != SITE_LOCAL).then(|| id(entry.site).expect("a prefix belongs to a known site"));
+                (prefix, (owner, entry.flags))
+            })
+            .collect();
+        let sets = self
+            .path_sets
+            .snapshot()
+            .into_iter()
+            .filter(|(_, set)| set.count != 0)
+            .map(|(index, set)| {
+                let site = id(index / capacities().classes).expect("a set belongs to a known site");
+                let candidates = set.candidates[..usize::from(set.count)]
+                    .iter()
+                    .map(|candidate| (paths[&candidate.path].0, candidate.rank, candidate.weight))
+                    .collect();
+                ((site, set.class), candidates)
+            })
+            .collect();
+        let rules = self.rules.snapshot().into_iter().collect();
+        (prefixes, paths.into_values().collect(), sets, self.zones.snapshot(), rules)
+    }
+}
+
+fn capacities() -> Capacities {
+    Capacities { flows: 1024, sites: 8, classes: 8, paths: 24, prefixes: 64 }
+}
+
+fn site(number: u8) -> SiteId {
+    SiteId([number; 16])
+}
+
+fn path(site_number: u8, code: u8) -> PathKey {
+    let index = |number| UplinkIndex::new(number).expect("a small number");
+    PathKey { site: site(site_number), tunnel: TunnelKey { local: index(code / 2), remote: index(code % 2) } }
+}
+
+fn default_rules() -> Arc<CompiledRules> {
+    compile(&default_policies(), &["lan".into()], 8).expect("the defaults compile").rules
+}
+
+/// Sites, each with the paths of these codes, up or not.
+fn desired(sites: &BTreeMap<u8, BTreeMap<u8, bool>>, rules: &Arc<CompiledRules>) -> Desired {
+    let mut desired = Desired {
+        overlay: IpAddr::from([100, 64, 0, 1]),
+        local_prefixes: vec!["10.1.0.0/16".parse().expect("a prefix")],
+        lan: vec![LanIngress { ifindex: 3, vlan: None, zone: 0 }],
+        sites: BTreeMap::new(),
+        paths: BTreeMap::new(),
+        sets: BTreeMap::new(),
+        rules: rules.clone(),
+        classes: vec![Class::default(); 4],
+        fast_path: 2,
+        outer_port: 0,
+        flow_event_mask: 0xff,
+        events_per_second: 100,
+        heartbeat_stale: Duration::from_millis(500),
+    };
+    for (&number, paths) in sites {
+        let prefixes = vec![
+            format!("10.{}.0.0/16", u16::from(number) + 1).parse().expect("a prefix"),
+            format!("fd00:{number}::/48").parse().expect("a prefix"),
+        ];
+        desired.sites.insert(site(number), SiteDesired { overlay: IpAddr::from([100, 64, 1, number]), prefixes });
+        for (&code, &up) in paths {
+            desired.paths.insert(
+                path(number, code),
+                PathDesired {
+                    ifindex: 100 + u32::from(code),
+                    mark: u32::from(code),
+                    mtu: 1420,
+                    up,
+                    detection: Duration::from_millis(150),
+                    peer_detection: Duration::from_millis(300),
+                },
+            );
+        }
+        for class in 0..4 {
+            let candidates = paths
+                .keys()
+                .enumerate()
+                .map(|(rank, &code)| CandidateDesired { path: path(number, code), rank: rank as u8, weight: 1 })
+                .collect();
+            desired.sets.insert((site(number), class), SetDesired { candidates, keep_rank: 0 });
+        }
+    }
+    desired
+}
+
+fn three_sites() -> Desired {
+    let paths = || (0..4).map(|code| (code, true)).collect::<BTreeMap<u8, bool>>();
+    desired(&BTreeMap::from([(1, paths()), (2, paths()), (3, paths())]), &default_rules())
+}
+
+#[test]
+fn applying_twice_writes_nothing_the_second_time() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    let wanted = three_sites();
+    reconciler.apply(&wanted).expect("it fits");
+    let (seen, config) = (kernel.seen(), kernel.config());
+    kernel.fuse.store(0, Ordering::Relaxed);
+    reconciler.apply(&wanted).expect("nothing is written");
+    assert_eq!(kernel.seen(), seen);
+    assert_eq!(kernel.config(), config);
+}
+
+#[test]
+fn a_failover_is_one_write() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    reconciler.apply(&three_sites()).expect("it fits");
+    let before = kernel.paths.snapshot();
+    kernel.fuse.store(1, Ordering::Relaxed);
+    reconciler.set_path_state(&path(2, 0), false).expect("one write is enough");
+    let changed: Vec<Path> = kernel
+        .paths
+        .snapshot()
+        .into_iter()
+        .filter(|(number, path)| before[number] != *path)
+        .map(|(_, path)| path)
+        .collect();
+    assert_eq!(changed.len(), 1);
+    assert_eq!(changed[0].state, path_state::DOWN);
+}
+
+#[test]
+fn a_set_gets_its_new_content_under_the_old_epoch_first() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    reconciler.apply(&three_sites()).expect("it fits");
+    let number = reconciler.site_number(&site(2)).expect("the site has a number");
+    let before = kernel.set(number, 1);
+    let other =
+        SetDesired { candidates: vec![CandidateDesired { path: path(2, 3), rank: 0, weight: 7 }], keep_rank: 0 };
+    kernel.fuse.store(1, Ordering::Relaxed);
+    reconciler.set_path_set(&site(2), 1, &other).expect_err("the second write is cut off");
+    let torn = kernel.set(number, 1);
+    assert_eq!((torn.count, torn.epoch), (1, before.epoch));
+    kernel.fuse.store(-1, Ordering::Relaxed);
+    let mut restarted = kernel.reconciler();
+    let mut wanted = three_sites();
+    wanted.sets.insert((site(2), 1), other);
+    restarted.apply(&wanted).expect("it fits");
+    assert_ne!(kernel.config().epoch, 1, "the restarted daemon makes every flow decide anew");
+}
+
+#[test]
+fn only_a_change_of_what_flows_rest_on_raises_the_epoch() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    let mut wanted = three_sites();
+    reconciler.apply(&wanted).expect("it fits");
+    let first = kernel.config().epoch;
+    wanted.paths.values_mut().for_each(|path| path.mtu = 1300);
+    wanted.fast_path = 1;
+    reconciler.apply(&wanted).expect("it fits");
+    assert_eq!(kernel.config().epoch, first);
+    wanted.sites.get_mut(&site(1)).expect("it is there").prefixes.pop();
+    reconciler.apply(&wanted).expect("it fits");
+    assert_eq!(kernel.config().epoch, first + 1);
+    wanted.rules = compile(&default_policies()[2..], &["lan".into()], 8).expect("they compile").rules;
+    reconciler.apply(&wanted).expect("it fits");
+    assert_eq!(kernel.config().epoch, first + 2);
+}
+
+#[test]
+fn a_restarted_daemon_finds_its_numbers_again() {
+    let kernel = Kernel::new();
+    let wanted = three_sites();
+    let mut first = kernel.reconciler();
+    first.apply(&wanted).expect("it fits");
+    let numbers: Vec<_> = first.path_numbers().iter().collect();
+    let mut second = kernel.reconciler();
+    assert_eq!(second.path_numbers().iter().collect::<Vec<_>>(), numbers);
+    let sets = kernel.path_sets.snapshot();
+    second.apply(&wanted).expect("it fits");
+    assert_eq!(kernel.path_sets.snapshot(), sets, "no set is written again");
+}
+
+#[test]
+fn a_heartbeat_leaves_the_rest_of_the_configuration_alone() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    reconciler.heartbeat(Time(5), 7).expect("it is no error");
+    assert_eq!(kernel.config().abi_version, 0, "nothing is configured yet");
+    reconciler.apply(&three_sites()).expect("it fits");
+    let before = kernel.config();
+    reconciler.heartbeat(Time(5), 7).expect("it is written");
+    assert_eq!(kernel.config(), Config { heartbeat_ns: 5, realtime_offset_ns: 7, ..before });
+    assert_eq!(before.abi_version, ABI_VERSION);
+}
+
+#[test]
+fn too_much_of_anything_is_refused_before_anything_is_written() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    let sites = (1..=9).map(|number| (number, BTreeMap::new())).collect();
+    let error = reconciler.apply(&desired(&sites, &default_rules())).expect_err("there is room for 8 sites");
+    assert!(matches!(error, Error::Full { what: "sites", wanted: 9, capacity: 8, .. }), "{error}");
+    assert!(kernel.site_ids.snapshot().is_empty());
+}
+
+#[test]
+fn a_default_route_of_ipv6_catches_no_ipv4() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    let mut wanted = three_sites();
+    wanted.sites.get_mut(&site(1)).expect("it is there").prefixes.push("::/0".parse().expect("a prefix"));
+    reconciler.apply(&wanted).expect("it fits");
+    let prefixes = kernel.prefixes.snapshot();
+    let ipv4 = prefix_key(&"0.0.0.0/0".parse().expect("a prefix"));
+    assert_eq!(prefixes[&ipv4].site, SITE_LOCAL);
+}
+
+#[test]
+fn numbers_are_stable_dense_and_reused() {
+    let mut numbers = Numbers::new(3, [('a', 1), ('b', 1), ('c', 9)]);
+    assert_eq!(numbers.get(&'a'), Some(1));
+    assert_eq!((numbers.get(&'b'), numbers.get(&'c')), (None, None));
+    assert_eq!(numbers.assign('b'), Some((0, true)));
+    assert_eq!(numbers.assign('c'), Some((2, true)));
+    assert_eq!(numbers.assign('d'), None);
+    assert_eq!(numbers.release(|key| *key != 'a'), vec![('a', 1)]);
+    assert_eq!(numbers.assign('d'), Some((1, true)));
+    assert_eq!(numbers.assign('d'), Some((1, false)));
+}
+
+fn random_sites() -> impl Strategy<Value = BTreeMap<u8, BTreeMap<u8, bool>>> {
+    let paths = prop::collection::btree_map(0u8..4, any::<bool>(), 0..4);
+    prop::collection::btree_map(1u8..7, paths, 0..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn whatever_came_before_and_wherever_it_was_cut_off_the_maps_end_as_desired(
+        history in prop::collection::vec((random_sites(), 0i64..400, any::<bool>()), 0..6),
+        last in random_sites(),
+    ) {
+        let rules = default_rules();
+        let kernel = Kernel::new();
+        let mut reconciler = kernel.reconciler();
+        for (sites, fuse, restart) in history {
+            kernel.fuse.store(fuse, Ordering::Relaxed);
+            // Cut off by the fuse or not, the next one must mend it.
+            let _ = reconciler.apply(&desired(&sites, &rules));
+            kernel.fuse.store(-1, Ordering::Relaxed);
+            if restart {
+                reconciler = kernel.reconciler();
+            }
+        }
+        let wanted = desired(&last, &rules);
+        reconciler.apply(&wanted).expect("it fits");
+        let fresh = Kernel::new();
+        fresh.reconciler().apply(&wanted).expect("it fits");
+        prop_assert_eq!(kernel.seen(), fresh.seen());
+        let numbers: BTreeSet<u32> = reconciler.path_numbers().iter().map(|(_, number)| number).collect();
+        prop_assert_eq!(numbers.len(), wanted.paths.len());
+    }
+}

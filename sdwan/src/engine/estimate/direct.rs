@@ -1,0 +1,237 @@
+//! Loss of the data itself, from the counters that both ends of a path put into a probe and its answer (RFC 8972
+//! section 4.5).
+//!
+//! Per direction, the packets that were sent less those that were received are the *deficit*: it grows by each loss, and
+//! what is on its way doesn't show in it, as probe and data travel in one queue. Where they don't quite – a receiver
+//! that merges segments lets a probe by, another processor counts a packet before it sends it – the deficit swings for a
+//! moment. Only what [`SETTLED_BY`] probes in a row agree on counts: the settled deficit moves as little as needed to
+//! lie between their least and their largest. A real loss moves all of them, a swing doesn't, and a packet that was
+//! merely late takes its loss back.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::time::Time;
+
+/// Probes in a row that must agree.
+const SETTLED_BY: usize = 8;
+/// Samples in a row that go backwards before one of the ends is taken for restarted; fewer were overtaken.
+const RESTARTED_BY: u32 = 4;
+/// Slices of the window: it slides by one of them.
+const SLICES: usize = 20;
+/// Packets in the window from which on their loss says something about the path.
+const TELLING: u64 = 1_000;
+
+/// What both ends had counted at one probe, packets modulo 2³². 0 stands for a number that nobody wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Sent by us before the probe.
+    pub sent: u32,
+    /// Received by the peer before the probe.
+    pub peer_received: u32,
+    /// Sent by the peer before its answer.
+    pub peer_sent: u32,
+    /// Received by us before the answer.
+    pub received: u32,
+}
+
+/// Loss of the data over the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataLoss {
+    /// Towards the peer, 0.0..=1.0.
+    pub forward: f64,
+    /// Packets that it rests on.
+    pub forward_packets: u64,
+    /// From the peer, 0.0..=1.0.
+    pub backward: f64,
+    /// Packets that it rests on.
+    pub backward_packets: u64,
+}
+
+impl DataLoss {
+    /// The worse of the directions, of those that rest on at least 1,000 packets.
+    pub fn worst(&self) -> f64 {
+        let telling = |loss: f64, packets: u64| if packets >= TELLING { loss } else { 0.0 };
+        telling(self.forward, self.forward_packets).max(telling(self.backward, self.backward_packets))
+    }
+}
+
+/// The estimator of both directions of one path.
+#[derive(Clone, Debug)]
+pub struct DirectLoss {
+    window: Window,
+    forward: Deficit,
+    backward: Deficit,
+    accepted: Option<u32>,
+    last: Option<u32>,
+}
+
+impl DirectLoss {
+    /// A window of about `window`.
+    pub fn new(window: Duration) -> Self {
+        Self {
+            window: Window::new(window),
+            forward: Deficit::default(),
+            backward: Deficit::default(),
+            accepted: None,
+            last: None,
+        }
+    }
+
+    /// The answer to this probe was accepted: it was asked for, and it is the first one. Counters of any other change
+    /// nothing.
+    pub fn accept(&mut self, sequence: u32) {
+        self.accepted = Some(sequence);
+    }
+
+    /// The counters that came with the accepted answer, or that there were none. Answers that were overtaken tell
+    /// nothing that later ones didn't.
+    pub fn sample(&mut self, sequence: u32, counters: Option<&Counters>, now: Time) {
+        if self.accepted.take() != Some(sequence) {
+            return;
+        }
+        if self.last.is_some_and(|last| (sequence.wrapping_sub(last) as i32) <= 0) {
+            return;
+        }
+        self.last = Some(sequence);
+        let counters = counters.copied().unwrap_or_default();
+        let slice = self.window.slice(now);
+        // A peer that has received nothing is one that says so; the other three are written from the first packet on.
+        let forward = (counters.sent != 0).then_some((counters.sent, counters.peer_received));
+        self.forward.sample(forward, &mut slice[0]);
+        let backward = (counters.peer_sent != 0 && counters.received != 0).then_some(counters);
+        self.backward.sample(backward.map(|counters| (counters.peer_sent, counters.received)), &mut slice[1]);
+    }
+
+    /// The loss now.
+    pub fn loss(&mut self, now: Time) -> DataLoss {
+        self.window.slice(now);
+        let [forward, backward] = [0, 1].map(|direction| self.window.sum(direction));
+        DataLoss {
+            forward: forward.ratio(),
+            forward_packets: forward.sent,
+            backward: backward.ratio(),
+            backward_packets: backward.sent,
+        }
+    }
+}
+
+/// Packets of one direction in one slice. The loss is signed: a late packet takes back what an earlier slice counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    sent: u64,
+    lost: i64,
+}
+
+impl Share {
+    fn ratio(&self) -> f64 {
+        if self.sent == 0 { 0.0 } else { (self.lost.max(0) as f64 / self.sent as f64).min(1.0) }
+    }
+}
+
+/// The sliding window, both directions in one slice.
+#[derive(Clone, Debug)]
+struct Window {
+    span: Duration,
+    start: Option<Time>,
+    at: usize,
+    slices: [[Share; 2]; SLICES],
+}
+
+impl Window {
+    fn new(window: Duration) -> Self {
+        let span = (window / SLICES as u32).max(Duration::from_nanos(1));
+        Self { span, start: None, at: 0, slices: [[Share::default(); 2]; SLICES] }
+    }
+
+    /// The slice that `now` is in.
+    fn slice(&mut self, now: Time) -> &mut [Share; 2] {
+        let start = *self.start.get_or_insert(now);
+        let steps = now.since(start).as_nanos() / self.span.as_nanos();
+        for _ in 0..steps.min(SLICES as u128) {
+            self.at = (self.at + 1) % SLICES;
+            self.slices[self.at] = Default::default();
+        }
+        if steps > 0 {
+            let whole = u32::try_from(steps).ok().and_then(|steps| self.span.checked_mul(steps));
+            self.start = Some(whole.map_or(now, |whole| start + whole));
+        }
+        &mut self.slices[self.at]
+    }
+
+    fn sum(&self, direction: usize) -> Share {
+        self.slices.iter().map(|slice| slice[direction]).fold(Share::default(), |sum, share| Share {
+            sent: sum.sent.saturating_add(share.sent),
+            lost: sum.lost.saturating_add(share.lost),
+        })
+    }
+}
+
+/// Sent, and sent less received, both since the estimator began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    sent: u64,
+    deficit: i64,
+}
+
+/// One direction.
+#[derive(Clone, Debug, Default)]
+struct Deficit {
+    counters: Option<(u32, u32)>,
+    backwards: u32,
+    now: Mark,
+    recent: VecDeque<Mark>,
+    settled: Option<Mark>,
+}
+
+impl Deficit {
+    /// Takes the counters (sent, received) at one probe, and puts what became settled by it into `slice`.
+    fn sample(&mut self, counters: Option<(u32, u32)>, slice: &mut Share) {
+        let Some((sent, received)) = counters else {
+            // What passes meanwhile may be counted by one end only.
+            *self = Self::default();
+            return;
+        };
+        let Some((last_sent, last_received)) = self.counters else {
+            self.counters = counters;
+            self.push(slice);
+            return;
+        };
+        let advance = |now: u32, last: u32| u32::try_from(now.wrapping_sub(last) as i32).ok();
+        let (Some(sent), Some(received)) = (advance(sent, last_sent), advance(received, last_received)) else {
+            self.backwards += 1;
+            if self.backwards >= RESTARTED_BY {
+                *self = Self { counters, ..Self::default() };
+                self.push(slice);
+            }
+            return;
+        };
+        self.backwards = 0;
+        self.counters = counters;
+        self.now.sent += u64::from(sent);
+        self.now.deficit += i64::from(sent) - i64::from(received);
+        self.push(slice);
+    }
+
+    fn push(&mut self, slice: &mut Share) {
+        self.recent.push_back(self.now);
+        if self.recent.len() < SETTLED_BY {
+            return;
+        }
+        let mut deficits: Vec<i64> = self.recent.iter().map(|mark| mark.deficit).collect();
+        deficits.sort_unstable();
+        let (least, middle, most) = (deficits[0], deficits[SETTLED_BY / 2], deficits[SETTLED_BY - 1]);
+        let Some(oldest) = self.recent.pop_front() else { return };
+        // What settled is as old as the oldest of them: packets and losses of the same time.
+        let settled = self.settled.unwrap_or(Mark { sent: oldest.sent, deficit: middle });
+        let new = Mark { sent: oldest.sent, deficit: settled.deficit.clamp(least, most) };
+        slice.sent += new.sent - settled.sent;
+        slice.lost += new.deficit - settled.deficit;
+        self.settled = Some(new);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! What a path did over the last minute, quarter of an hour, and day: quantiles of the round-trip time, mean delay
+//! variation and loss per direction.
+
+use std::time::Duration;
+
+use super::histogram::Histogram;
+use super::loss::{Loss, LossWindow};
+use crate::engine::time::Time;
+
+/// The spans that are kept.
+pub const SPANS: [Duration; 3] =
+    [Duration::from_secs(60), Duration::from_secs(15 * 60), Duration::from_secs(24 * 60 * 60)];
+/// Slices of a span: what is shown covers at least the span and at most half of it more.
+const SLICES: usize = 3;
+
+/// The numbers of one span.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SpanQuality {
+    /// Which span.
+    pub span: Duration,
+    /// Answered probes that the numbers rest on.
+    pub samples: u64,
+    /// Round-trip time without the reflector's dwell time, off by 0.8 % at most.
+    pub rtt: Quantiles,
+    /// Mean difference of the transit times of successive probes towards the peer, which is what RFC 3550's jitter
+    /// estimates.
+    pub jitter_forward: Duration,
+    /// The same from the peer.
+    pub jitter_backward: Duration,
+    /// Loss.
+    pub loss: Loss,
+}
+
+/// Quantiles of a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantiles {
+    /// The smallest, exactly.
+    pub minimum: Duration,
+    /// The median.
+    pub p50: Duration,
+    /// 95 of 100 are not longer.
+    pub p95: Duration,
+    /// 99 of 100 are not longer.
+    pub p99: Duration,
+    /// The largest, exactly.
+    pub maximum: Duration,
+}
+
+/// A mean that can be added to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    sum_ns: u64,
+    count: u64,
+}
+
+impl Mean {
+    fn add(&mut self, value: Duration) {
+        self.sum_ns = self.sum_ns.saturating_add(u64::try_from(value.as_nanos()).unwrap_or(u64::MAX));
+        self.count += 1;
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+        self.count += other.count;
+    }
+
+    fn value(self) -> Duration {
+        Duration::from_nanos(self.sum_ns.checked_div(self.count).unwrap_or(0))
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Slice {
+    rtt: Histogram,
+    extremes: Option<(Duration, Duration)>,
+    forward: Mean,
+    backward: Mean,
+}
+
+impl Slice {
+    fn merge(&mut self, other: &Self) {
+        self.rtt.merge(&other.rtt);
+        self.extremes = match (self.extremes, other.extremes) {
+            (Some((low, high)), Some((other_low, other_high))) => Some((low.min(other_low), high.max(other_high))),
+            (one, other) => one.or(other),
+        };
+        self.forward.merge(other.forward);
+        self.backward.merge(other.backward);
+    }
+}
+
+/// One span, sliding.
+#[derive(Clone, Debug)]
+pub struct Span {
+    span: Duration,
+    slices: [Slice; SLICES],
+    start: Time,
+    /// Loss has its own way with what turns out later.
+    loss: LossWindow<SLICES>,
+}
+
+impl Span {
+    /// An empty one.
+    pub fn new(span: Duration) -> Self {
+        let slices = Default::default();
+        Self { span, slices, start: Time(0), loss: LossWindow::new(span * SLICES as u32 / (SLICES as u32 - 1)) }
+    }
+
+    /// A probe was answered. `forward` and `backward` are the differences of the transit times to the probe before.
+    pub fn answered(&mut self, rtt: Duration, forward: Option<Duration>, backward: Option<Duration>, now: Time) {
+        self.slide(now);
+        let slice = &mut self.slices[0];
+        slice.rtt.add(rtt);
+        slice.extremes = Some(slice.extremes.map_or((rtt, rtt), |(low, high)| (low.min(rtt), high.max(rtt))));
+        forward.into_iter().for_each(|difference| slice.forward.add(difference));
+        backward.into_iter().for_each(|difference| slice.backward.add(difference));
+    }
+
+    /// The loss of the span.
+    pub fn loss_mut(&mut self) -> &mut LossWindow<SLICES> {
+        &mut self.loss
+    }
+
+    /// The numbers now; `None` before the first answer.
+    pub fn quality(&self, now: Time) -> Option<SpanQuality> {
+        let mut copy = self.clone();
+        copy.slide(now);
+        let mut whole = Slice::default();
+        copy.slices.iter().for_each(|slice| whole.merge(slice));
+        let (minimum, maximum) = whole.extremes?;
+        // A bucket's middle may lie outside of what was seen.
+        let quantile = |share| whole.rtt.quantile(share).map_or(minimum, |found| found.clamp(minimum, maximum));
+        Some(SpanQuality {
+            span: self.span,
+            samples: whole.rtt.count(),
+            rtt: Quantiles { minimum, p50: quantile(0.5), p95: quantile(0.95), p99: quantile(0.99), maximum },
+            jitter_forward: whole.forward.value(),
+            jitter_backward: whole.backward.value(),
+            loss: copy.loss.loss(now),
+        })
+    }
+
+    fn slide(&mut self, now: Time) {
+        let length = self.span / (SLICES as u32 - 1);
+        if self.start == Time(0) {
+            self.start = now;
+        }
+        for _ in 0..SLICES {
+            if now.since(self.start) < length {
+                return;
+            }
+            self.slices.rotate_right(1);
+            self.slices[0] = Slice::default();
+            self.start = self.start + length;
+        }
+        if now.since(self.start) >= length {
+            self.start = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(second: u32) -> Time {
+        Time(1_000_000_000) + SECOND * second
+    }
+
+    #[test]
+    fn a_span_covers_itself_and_at_most_half_more() {
+        let mut span = Span::new(Duration::from_secs(60));
+        assert_eq!(span.quality(at(0)), None);
+        let ms = Duration::from_millis;
+        for second in 0..300 {
+            let rtt = if second == 100 { ms(500) } else { ms(20) };
+            span.answered(rtt, Some(ms(2)), None, at(second));
+            let quality = span.quality(at(second)).expect("there are answers");
+            if (100..160).contains(&second) {
+                assert_eq!(quality.rtt.maximum, ms(500), "{second}");
+            }
+            if second >= 191 {
+                assert_eq!(quality.rtt.maximum, ms(20), "{second}");
+            }
+            assert!(quality.samples <= 91, "{second}: {}", quality.samples);
+            assert!(second < 60 || quality.samples >= 60, "{second}: {}", quality.samples);
+            assert!(quality.rtt.p50 >= ms(20) && quality.rtt.p50 < ms(21), "{:?}", quality.rtt);
+            assert_eq!(quality.jitter_forward, ms(2));
+            assert_eq!(quality.jitter_backward, Duration::ZERO);
+        }
+        assert_eq!(span.quality(at(10_000)), None, "an old answer says nothing");
+    }
+
+    #[test]
+    fn quantiles_tell_the_tail_from_the_body() {
+        let mut span = Span::new(Duration::from_secs(60));
+        for number in 0..1_000 {
+            let rtt = Duration::from_millis(if number % 100 < 4 { 100 } else { 10 });
+            span.answered(rtt, None, None, at(number / 20));
+        }
+        let rtt = span.quality(at(50)).expect("there are answers").rtt;
+        assert_eq!((rtt.minimum, rtt.maximum), (Duration::from_millis(10), Duration::from_millis(100)));
+        let near = |found: Duration, truth: u64| (found.as_secs_f64() * 1e3 / truth as f64 - 1.0).abs() < 0.04;
+        assert!(near(rtt.p50, 10) && near(rtt.p95, 10) && near(rtt.p99, 100), "{rtt:?}");
+    }
+}

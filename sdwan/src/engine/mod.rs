@@ -1,0 +1,30 @@
+//! The sans-IO core: sites, paths, estimators, scoring, policy, selection. No tokio, no sockets, no clocks: every call
+//! takes `now`.
+//!
+//! [`Engine`] takes an [`Input`](input::Input) at a [`Time`], says when it wants to be woken, which
+//! [`Probe`](input::Probe) to send, and what [changed](input::Changes).
+
+pub mod capacity;
+mod core;
+pub mod emodel;
+pub mod estimate;
+pub mod events;
+pub mod input;
+pub mod mtu;
+mod pace;
+pub mod path;
+pub mod policy;
+pub mod score;
+pub mod sets;
+pub mod settings;
+mod site;
+mod stall;
+#[cfg(test)]
+mod tests;
+pub mod time;
+pub mod types;
+
+pub use core::{Engine, IgnoredReplies, Local, uplink_usable};
+pub use pace::Paces;
+pub use site::Site;
+pub use time::Time;

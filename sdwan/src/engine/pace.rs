@@ -1,0 +1,106 @@
+//! How fast to probe: fast where live traffic is, slower elsewhere, and never more in all than the budget.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use super::settings::Settings;
+use super::time::Time;
+use super::types::PathKey;
+
+/// Part of the budget that paths without traffic get even when the others need it all.
+const IDLE_SHARE: f64 = 0.2;
+
+/// Time between the probes of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paces {
+    /// To sites with live traffic: all their paths, since each may have to take over.
+    pub active: Duration,
+    /// To other sites.
+    pub idle: Duration,
+}
+
+impl Paces {
+    /// For so many paths to sites with live traffic, and so many others.
+    pub fn new(settings: &Settings, active: usize, idle: usize) -> Self {
+        let budget = f64::from(settings.probe_budget.max(1));
+        let wanted = active as f64 / settings.probe_interval.as_secs_f64().max(1e-3);
+        let idle_interval = settings.idle_interval.max(settings.probe_interval);
+        let idle_pace = spread(idle, (budget - wanted).max(budget * IDLE_SHARE)).max(idle_interval);
+        let taken = idle as f64 / idle_pace.as_secs_f64();
+        Self { active: spread(active, budget - taken).max(settings.probe_interval), idle: idle_pace }
+    }
+}
+
+/// When to probe a path after `last`: each path has a phase of its own in the interval, so that probes don't leave in
+/// bursts, whatever their pace was before. Half an interval later at the least, and less than one and a half.
+pub fn next_probe(path: &PathKey, last: Time, interval: Duration) -> Time {
+    let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    let phase = ((u128::from(hasher.finish()) * u128::from(interval)) >> 64) as u64;
+    let earliest = last.0.saturating_add(interval / 2);
+    let behind = earliest.saturating_sub(phase).div_ceil(interval);
+    Time(behind.saturating_mul(interval).saturating_add(phase))
+}
+
+/// The pace at which so many paths make `rate` probes per second.
+fn spread(paths: usize, rate: f64) -> Duration {
+    Duration::from_secs_f64(paths as f64 / rate.max(1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { probe_budget: 1_000, ..Settings::default() }
+    }
+
+    #[test]
+    fn a_small_mesh_is_probed_as_configured() {
+        let paces = Paces::new(&settings(), 8, 12);
+        assert_eq!((paces.active, paces.idle), (Duration::from_millis(50), Duration::from_millis(250)));
+        let paces = Paces::new(&settings(), 0, 0);
+        assert_eq!((paces.active, paces.idle), (Duration::from_millis(50), Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn many_idle_paths_leave_most_of_the_budget_to_the_active_ones() {
+        let paces = Paces::new(&settings(), 40, 4_000);
+        assert_eq!((paces.active, paces.idle), (Duration::from_millis(50), Duration::from_secs(20)));
+        // What the active ones don't need is the others'.
+        let paces = Paces::new(&settings(), 20, 4_000);
+        assert_eq!((paces.active, paces.idle), (Duration::from_millis(50), Duration::from_nanos(6_666_666_667)));
+        assert_eq!(Paces::new(&settings(), 0, 4_000).idle, Duration::from_secs(4));
+        // Too many active ones share four fifths.
+        let paces = Paces::new(&settings(), 400, 4_000);
+        assert_eq!((paces.active, paces.idle), (Duration::from_millis(500), Duration::from_secs(20)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_probe_comes_half_to_one_and_a_half_intervals_later_and_then_exactly_one(
+            site in any::<[u8; 16]>(), last in 0u64..1 << 60, interval in 5u64..20_000,
+        ) {
+            let uplink = crate::engine::types::UplinkIndex::new(1).expect("small");
+            let tunnel = crate::engine::types::TunnelKey { local: uplink, remote: uplink };
+            let path = PathKey { site: crate::engine::types::SiteId(site), tunnel };
+            let interval = Duration::from_millis(interval);
+            let first = next_probe(&path, Time(last), interval);
+            let gap = first.since(Time(last));
+            prop_assert!(gap >= interval / 2 && gap < interval * 3 / 2, "{:?}", gap);
+            prop_assert_eq!(next_probe(&path, first, interval), first + interval);
+        }
+
+        #[test]
+        fn the_budget_is_never_exceeded(active in 0usize..50_000, idle in 0usize..50_000, budget in 10u32..100_000) {
+            let settings = Settings { probe_budget: budget, ..Settings::default() };
+            let paces = Paces::new(&settings, active, idle);
+            let rate = active as f64 / paces.active.as_secs_f64() + idle as f64 / paces.idle.as_secs_f64();
+            prop_assert!(rate <= f64::from(budget) * 1.001, "{}", rate);
+            prop_assert!(paces.active >= settings.probe_interval && paces.idle >= settings.idle_interval);
+        }
+    }
+}

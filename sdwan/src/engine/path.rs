@@ -1,0 +1,428 @@
+//! One path: its estimators and its state.
+//!
+//! ```text
+//!            first answers                 no answer for the detection time, loss > 50 %,
+//!  Starting ───────────────► Up ─────────────────────────────────────────────────────────► Down
+//!                            ▲  uplink lost                                                  │ answer
+//!                            │  answers for the whole hold                                   ▼
+//!                            └──────────────────────────────────────────────────────── Recovering
+//!                                                                    no answer: back to Down
+//! ```
+//! A path that never answered stays in `Starting`. Each fall raises a penalty that decays exponentially and lengthens
+//! the next hold (the idea of RFC 2439).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::capacity::{Direction, Estimate, Known as KnownCapacity};
+use super::estimate::{Counters, DirectLoss, Estimator, Ignored, Loss, ProbeReply, Quality, SpanQuality};
+use super::mtu::{How, Known};
+use super::score::{DEGRADED_BELOW, DOWN_ABOVE_LOSS, path_score};
+use super::settings::Settings;
+use super::stall::Stall;
+use super::time::Time;
+use super::types::overhead;
+
+/// WireGuard pads to multiples of this, bytes.
+const PADDING: u16 = 16;
+/// After this long without an answer a path is probed slowly.
+const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// State of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathState {
+    /// Never answered so far.
+    Starting,
+    /// Answers.
+    Up,
+    /// Does not answer.
+    Down,
+    /// Answers again; not used before it has for the hold time.
+    Recovering,
+}
+
+/// Why a path changed its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Probes are answered.
+    Answers,
+    /// No answer within the detection time.
+    Silent,
+    /// More than half of the probes are lost.
+    Loss,
+    /// The local uplink has no carrier, no address or no interface.
+    UplinkDown,
+    /// The tunnel's interface is missing.
+    NoTunnel,
+}
+
+impl Cause {
+    /// For people.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Answers => "probes are answered",
+            Self::Silent => "no answer to probes",
+            Self::Loss => "more than half of the probes are lost",
+            Self::UplinkDown => "the uplink is down",
+            Self::NoTunnel => "the tunnel interface is missing",
+        }
+    }
+}
+
+/// A change of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Before.
+    pub from: PathState,
+    /// Now.
+    pub to: PathState,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// One path.
+#[derive(Clone, Debug)]
+pub struct Path {
+    state: PathState,
+    since: Time,
+    estimator: Estimator,
+    direct: DirectLoss,
+    last_answer: Option<Time>,
+    stall: Stall,
+    answers_in_row: u32,
+    recovering_since: Time,
+    penalty: f64,
+    penalty_at: Time,
+    pace: Duration,
+    /// The pace that detection reckons with: a slower one from before its first probe on, a faster one only when
+    /// answers come at it.
+    patience: Duration,
+    answers_at_pace: u32,
+    usable_uplink: Result<(), Cause>,
+    quality: Quality,
+    degraded: bool,
+    capacity: KnownCapacity,
+    mtu: u16,
+    /// Largest inner packet by the interfaces and the configuration, bytes.
+    configured_mtu: u16,
+    underlay: Option<Known>,
+}
+
+impl Path {
+    /// A path that has not answered yet. `mtu` is the largest inner packet, bytes; `capacity` bit/s, if declared.
+    pub fn new(now: Time, settings: &Settings, mtu: u16, capacity: Option<u64>) -> Self {
+        Self {
+            state: PathState::Starting,
+            since: now,
+            estimator: Estimator::new(settings.loss_window),
+            direct: DirectLoss::new(settings.loss_window),
+            last_answer: None,
+            stall: Stall::default(),
+            answers_in_row: 0,
+            recovering_since: now,
+            penalty: 0.0,
+            penalty_at: now,
+            pace: settings.probe_interval,
+            patience: settings.probe_interval,
+            answers_at_pace: 0,
+            usable_uplink: Ok(()),
+            quality: Quality::default(),
+            degraded: false,
+            capacity: KnownCapacity::declared(capacity),
+            mtu,
+            configured_mtu: mtu,
+            underlay: None,
+        }
+    }
+
+    /// State now.
+    pub fn state(&self) -> PathState {
+        self.state
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Time {
+        self.since
+    }
+
+    /// Numbers as of the last rating.
+    pub fn quality(&self) -> &Quality {
+        &self.quality
+    }
+
+    /// What it did over longer spans.
+    pub fn spans(&self, now: Time) -> Vec<SpanQuality> {
+        self.estimator.spans(now)
+    }
+
+    /// Score 0..=100 as of the last rating.
+    pub fn score(&self) -> f64 {
+        path_score(&self.quality)
+    }
+
+    /// Up, but below the score that is good enough.
+    pub fn degraded(&self) -> bool {
+        self.degraded
+    }
+
+    /// Capacity towards the peer, bit/s, if known.
+    pub fn capacity(&self) -> Option<u64> {
+        self.capacity.forward().map(|(rate, _)| rate)
+    }
+
+    /// All that is known of the capacity.
+    pub fn known_capacity(&self) -> &KnownCapacity {
+        &self.capacity
+    }
+
+    /// Takes a capacity that was found.
+    pub fn set_capacity(&mut self, direction: Direction, estimate: Estimate) {
+        self.capacity.set(direction, estimate);
+    }
+
+    /// Sets the declared rate towards the peer, bit/s.
+    pub fn set_declared(&mut self, rate: Option<u64>) {
+        self.capacity.declared = rate;
+    }
+
+    /// Largest inner packet, bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Makes the largest inner packet fit a tunnel interface with this MTU, bytes.
+    ///
+    /// WireGuard pads what is inside to a multiple of 16 bytes, though not beyond the interface's MTU: only on a path that
+    /// the interface's MTU is made for may the last packet be of any length.
+    pub fn fit_mtu(&mut self, interface: u16) {
+        let room = self.room();
+        self.mtu = if room >= interface { interface } else { room / PADDING * PADDING };
+    }
+
+    /// Sets what the interfaces and the configuration allow for the largest inner packet, bytes.
+    pub fn set_configured_mtu(&mut self, mtu: u16) {
+        self.configured_mtu = mtu;
+    }
+
+    /// What is known of the underlay's MTU by probes.
+    pub fn underlay(&self) -> Option<Known> {
+        self.underlay
+    }
+
+    /// Sets that.
+    pub fn set_underlay(&mut self, known: Known) {
+        self.underlay = Some(known);
+    }
+
+    /// Bytes that fit inside a tunnel packet on this path, padding included.
+    pub fn room(&self) -> u16 {
+        match self.underlay {
+            Some(known) if known.how != How::Configured => {
+                self.configured_mtu.min(known.size.saturating_sub(overhead(known.ipv6)))
+            }
+            _ => self.configured_mtu,
+        }
+    }
+
+    /// The pace that detection reckons with.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Pace of the probes.
+    pub fn pace(&self) -> Duration {
+        self.pace
+    }
+
+    /// Sets the pace of the probes. A path that has been dead for [`DEAD_AFTER`] gets the slow one. Returns the time to
+    /// the next probe: before the first longer one, the detection time must have reached the data path.
+    pub fn set_pace(&mut self, pace: Duration, now: Time, settings: &Settings) -> Duration {
+        let dead = matches!(self.state, PathState::Starting | PathState::Down)
+            && now.since(self.since) >= DEAD_AFTER
+            && self.answers_in_row == 0;
+        let former = self.pace;
+        self.pace = if dead { pace.max(settings.dead_interval) } else { pace };
+        self.patience = self.patience.max(self.pace);
+        if self.pace != former {
+            self.answers_at_pace = 0;
+        }
+        self.pace.min(former)
+    }
+
+    /// When the last answer came in.
+    pub fn last_answer(&self) -> Option<Time> {
+        self.last_answer
+    }
+
+    /// After how long without an answer the path is down: the missed probes, and room for the delay variation.
+    pub fn detection(&self, settings: &Settings) -> Duration {
+        let base = self.patience * settings.missed.max(1);
+        base + (self.quality.rtt_variation * 4).min(base * 2)
+    }
+
+    /// Do we hear the peer on this path? Goes into each probe.
+    pub fn hears(&self, now: Time, settings: &Settings) -> bool {
+        !self.silent_for(now, self.detection(settings))
+    }
+
+    /// The driver came `late` by so much: nothing was sent meanwhile, and what was answered is still to be read.
+    pub fn stalled(&mut self, late: Duration, now: Time) {
+        if let Some(answer) = self.last_answer {
+            self.stall.add(late, now, answer);
+        }
+    }
+
+    /// A probe leaves; returns its sequence number.
+    pub fn probe_sent(&mut self, now: Time, settings: &Settings) -> u32 {
+        // Answers that still wait to be read are not lost.
+        let timeout = if self.stall.catching_up(now) { Duration::MAX } else { self.probe_timeout(settings) };
+        self.estimator.probe_sent(now, timeout)
+    }
+
+    /// An answer came in.
+    pub fn reply(&mut self, reply: &ProbeReply, now: Time, settings: &Settings) -> Result<Option<Transition>, Ignored> {
+        self.estimator.reply(reply, now)?;
+        self.direct.accept(reply.sequence);
+        self.last_answer = Some(now);
+        self.answers_in_row = self.answers_in_row.saturating_add(1);
+        self.answers_at_pace = self.answers_at_pace.saturating_add(1);
+        if self.answers_at_pace > settings.missed {
+            self.patience = self.pace;
+        }
+        if self.usable_uplink.is_err() {
+            return Ok(None);
+        }
+        Ok(match self.state {
+            PathState::Starting if self.answers_in_row >= settings.first_answers => {
+                self.go(PathState::Up, Cause::Answers, now)
+            }
+            PathState::Down => {
+                self.recovering_since = now;
+                // The outage must not count against the path that came back.
+                self.estimator.forget_loss(settings.loss_window);
+                self.quality.loss = Loss::default();
+                self.direct = DirectLoss::new(settings.loss_window);
+                self.go(PathState::Recovering, Cause::Answers, now)
+            }
+            _ => None,
+        })
+    }
+
+    /// What both ends counted at the probe whose answer came in just now; `None` when an end doesn't count.
+    pub fn counted(&mut self, sequence: u32, counters: Option<&Counters>, now: Time) {
+        self.direct.sample(sequence, counters, now);
+    }
+
+    /// The local uplink or the tunnel came or went.
+    pub fn set_uplink(&mut self, usable: Result<(), Cause>, now: Time, settings: &Settings) -> Option<Transition> {
+        self.usable_uplink = usable;
+        match usable {
+            Err(cause) if matches!(self.state, PathState::Up | PathState::Recovering) => {
+                self.fall(cause, now, settings)
+            }
+            _ => None,
+        }
+    }
+
+    /// The data path saw no answer for the detection time.
+    pub fn silent(&mut self, now: Time, settings: &Settings) -> Option<Transition> {
+        if self.state == PathState::Up { self.fall(Cause::Silent, now, settings) } else { None }
+    }
+
+    /// Lets time pass: detection, holds.
+    pub fn poll(&mut self, now: Time, settings: &Settings) -> Option<Transition> {
+        let silent = self.silent_for(now, self.detection(settings));
+        if silent {
+            self.answers_in_row = 0;
+        }
+        match self.state {
+            PathState::Up if silent => self.fall(Cause::Silent, now, settings),
+            PathState::Up if self.lossy() => self.fall(Cause::Loss, now, settings),
+            PathState::Recovering if silent => self.go(PathState::Down, Cause::Silent, now),
+            PathState::Recovering if self.lossy() => {
+                self.recovering_since = now;
+                None
+            }
+            PathState::Recovering if now.since(self.recovering_since) >= self.hold(now, settings) => {
+                self.go(PathState::Up, Cause::Answers, now)
+            }
+            _ => None,
+        }
+    }
+
+    /// When [`Self::poll`] has something to do next, if nothing comes in.
+    pub fn deadline(&self, now: Time, settings: &Settings) -> Option<Time> {
+        let patience = self.detection(settings) + Duration::from_nanos(1);
+        let silence = self.last_answer.map(|answer| answer + self.stall.excuse(answer) + patience);
+        match self.state {
+            PathState::Up => silence,
+            PathState::Recovering => {
+                let up = self.recovering_since + self.hold(now, settings);
+                silence.map(|silence| silence.min(up)).or(Some(up))
+            }
+            PathState::Starting | PathState::Down => None,
+        }
+    }
+
+    /// Takes new numbers from the estimators. Returns whether the path became degraded or ceased to be.
+    pub fn rate(&mut self, now: Time, settings: &Settings) -> bool {
+        if self.stall.catching_up(now) {
+            return false;
+        }
+        let timeout = self.probe_timeout(settings);
+        self.estimator.expire(now, timeout);
+        self.quality = self.estimator.quality(now);
+        self.quality.data_loss = self.direct.loss(now);
+        // Some hysteresis: a score that sways around the bound is no event.
+        let bound = if self.degraded { DEGRADED_BELOW + 5.0 } else { DEGRADED_BELOW };
+        let degraded = self.state == PathState::Up && path_score(&self.quality) < bound;
+        std::mem::replace(&mut self.degraded, degraded) != degraded
+    }
+
+    /// How long the path must answer before it is up again.
+    pub fn hold(&self, now: Time, settings: &Settings) -> Duration {
+        let exponent = (self.decayed_penalty(now, settings) - 1.0).clamp(0.0, 16.0);
+        settings.hold_down.mul_f64(exponent.exp2()).min(settings.hold_down_max.max(settings.hold_down))
+    }
+
+    /// No answer for longer than `bound`, though the driver was there to read one.
+    fn silent_for(&self, now: Time, bound: Duration) -> bool {
+        self.last_answer.is_none_or(|answer| now.since(answer) > bound + self.stall.excuse(answer))
+    }
+
+    fn lossy(&self) -> bool {
+        self.quality.loss.probes >= 20 && self.quality.loss.round_trip > DOWN_ABOVE_LOSS
+    }
+
+    fn probe_timeout(&self, settings: &Settings) -> Duration {
+        let rtt = self.quality.rtt.unwrap_or_default() + self.quality.rtt_variation * 4;
+        (rtt + self.detection(settings)).min(Duration::from_secs(3))
+    }
+
+    fn fall(&mut self, cause: Cause, now: Time, settings: &Settings) -> Option<Transition> {
+        if self.state == PathState::Up {
+            self.penalty = self.decayed_penalty(now, settings) + 1.0;
+            self.penalty_at = now;
+        }
+        self.degraded = false;
+        self.go(PathState::Down, cause, now)
+    }
+
+    fn decayed_penalty(&self, now: Time, settings: &Settings) -> f64 {
+        let half_lives = now.since(self.penalty_at).as_secs_f64() / settings.damping_half_life.as_secs_f64().max(1e-3);
+        self.penalty * (-half_lives).exp2()
+    }
+
+    fn go(&mut self, to: PathState, cause: Cause, now: Time) -> Option<Transition> {
+        if self.state == to {
+            return None;
+        }
+        let from = std::mem::replace(&mut self.state, to);
+        self.since = now;
+        self.answers_in_row = 0;
+        Some(Transition { from, to, cause })
+    }
+}

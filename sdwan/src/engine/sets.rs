@@ -1,0 +1,233 @@
+//! Path sets: which paths a class takes to a site, in ranks, and when that changes.
+//!
+//! A class leaves its path at once when the path is down; after a hold when the path breaks the SLA, is degraded, or
+//! another one is better by a margin. Nothing else moves it.
+
+use serde::{Deserialize, Serialize};
+
+use sdwan_common::abi::MAX_CANDIDATES;
+
+use super::policy::{ClassSpec, Mode, Sticky};
+use super::settings::Settings;
+use super::time::Time;
+use super::types::TunnelKey;
+
+/// How good a path is for a class; lower is better, and decides before the score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Up, within the SLA, quality good enough.
+    Good,
+    /// Up and within the SLA, but degraded.
+    Degraded,
+    /// Up, but outside the SLA.
+    Violating,
+    /// Not up.
+    Down,
+}
+
+/// What the decision rests on, for one path.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rated {
+    /// The uplink pair.
+    pub tunnel: TunnelKey,
+    /// How good.
+    pub tier: Tier,
+    /// Score for the class, 0..=100.
+    pub score: f64,
+    /// Capacity, bit/s, if known: the weight in balance mode.
+    pub capacity: Option<u64>,
+}
+
+/// A path in a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranked {
+    /// The uplink pair.
+    pub tunnel: TunnelKey,
+    /// Lower is taken first.
+    pub rank: u8,
+    /// Share within the rank, 1..=65535.
+    pub weight: u16,
+}
+
+/// Why a class moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveReason {
+    /// It had no path.
+    First,
+    /// Its path is down.
+    Down,
+    /// Its path breaks the SLA or is degraded, and another doesn't.
+    Worse,
+    /// Another path was better by the margin for the hold time.
+    Better,
+}
+
+impl MoveReason {
+    /// For people.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::First => "it is the first path that is up",
+            Self::Down => "the old path is down",
+            Self::Worse => "the old path breaks the SLA or is degraded",
+            Self::Better => "it is better by the margin",
+        }
+    }
+}
+
+/// A change of the first path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Path before.
+    pub from: Option<TunnelKey>,
+    /// Path now.
+    pub to: TunnelKey,
+    /// Why.
+    pub reason: MoveReason,
+}
+
+/// The decision for one (site, class), and what it remembers.
+#[derive(Clone, Debug, Default)]
+pub struct Set {
+    candidates: Vec<Ranked>,
+    keep_rank: u8,
+    first: Option<TunnelKey>,
+    challenged: Option<(MoveReason, Time)>,
+}
+
+impl Set {
+    /// The candidates, best rank first.
+    pub fn candidates(&self) -> &[Ranked] {
+        &self.candidates
+    }
+
+    /// A flow on a usable candidate of at most this rank stays there.
+    pub fn keep_rank(&self) -> u8 {
+        self.keep_rank
+    }
+
+    /// The path of rank 0; in balance mode the best one.
+    pub fn first(&self) -> Option<TunnelKey> {
+        self.first
+    }
+
+    /// When a hold ends, if one runs.
+    pub fn deadline(&self, settings: &Settings) -> Option<Time> {
+        self.challenged.map(|(reason, since)| since + hold(reason, settings))
+    }
+
+    /// Decides anew. `settling`: the site has just come up, so that holds don't apply. Returns whether the candidates
+    /// changed, and whether the first path did.
+    pub fn decide(
+        &mut self,
+        class: &ClassSpec,
+        mut rated: Vec<Rated>,
+        settling: bool,
+        now: Time,
+        settings: &Settings,
+    ) -> (bool, Option<Moved>) {
+        // Scores in steps, so that noise doesn't reorder the paths behind the first one all the time.
+        let order =
+            |path: &Rated| (path.tier, -(path.score / settings.switch_margin.max(1.0)).round() as i64, path.tunnel);
+        rated.sort_by_key(order);
+        let moved = self.choose(&rated, settling, now, settings);
+        if let Some(position) = rated.iter().position(|path| Some(path.tunnel) == self.first) {
+            rated[..=position].rotate_right(1);
+        }
+        let candidates = match class.mode {
+            Mode::Best => in_order(&rated),
+            Mode::Balance => self.balanced(&rated),
+        };
+        let keep_rank = match (class.mode, class.sticky, rated.first()) {
+            (Mode::Best, Sticky::UntilEnd, Some(first)) => {
+                rated.iter().take_while(|path| path.tier <= first.tier).count().saturating_sub(1) as u8
+            }
+            _ => 0,
+        };
+        let changed = candidates != self.candidates || keep_rank != self.keep_rank;
+        self.candidates = candidates;
+        self.keep_rank = keep_rank;
+        (changed, moved)
+    }
+
+    fn choose(&mut self, rated: &[Rated], settling: bool, now: Time, settings: &Settings) -> Option<Moved> {
+        let incumbent = rated.iter().find(|path| Some(path.tunnel) == self.first);
+        // Within a step of the order the score itself decides about the challenger.
+        let best_tier = rated.first()?.tier;
+        let best = rated
+            .iter()
+            .filter(|path| path.tier == best_tier)
+            .max_by(|a, b| a.score.total_cmp(&b.score).then(b.tunnel.cmp(&a.tunnel)))?;
+        let reason = match incumbent {
+            _ if best.tier == Tier::Down => None,
+            None => Some(MoveReason::First),
+            Some(incumbent) if incumbent.tunnel == best.tunnel => None,
+            Some(incumbent) if incumbent.tier == Tier::Down => Some(MoveReason::Down),
+            Some(incumbent) if best.tier < incumbent.tier => Some(MoveReason::Worse),
+            Some(incumbent) if best.score >= incumbent.score + settings.switch_margin => Some(MoveReason::Better),
+            Some(_) => None,
+        };
+        let Some(reason) = reason else {
+            self.challenged = None;
+            return None;
+        };
+        let since = match self.challenged {
+            Some((known, since)) if known == reason => since,
+            _ => now,
+        };
+        if !settling && now.since(since) < hold(reason, settings) {
+            self.challenged = Some((reason, since));
+            return None;
+        }
+        self.challenged = None;
+        let from = self.first.replace(best.tunnel);
+        Some(Moved { from, to: best.tunnel, reason })
+    }
+
+    /// All paths of the best tier share rank 0 by weight; the others follow in order.
+    fn balanced(&self, rated: &[Rated]) -> Vec<Ranked> {
+        let Some(best_tier) = rated.iter().map(|path| path.tier).min() else { return Vec::new() };
+        let (sharing, rest): (Vec<&Rated>, Vec<&Rated>) = rated.iter().partition(|path| path.tier == best_tier);
+        let known = sharing.iter().all(|path| path.capacity.is_some());
+        let share = |path: &Rated| {
+            let capacity = if known { path.capacity.unwrap_or(1) as f64 } else { 1.0 };
+            capacity * path.score.max(1.0)
+        };
+        let largest = sharing.iter().map(|path| share(path)).fold(1.0, f64::max);
+        let mut ranked: Vec<Ranked> = sharing
+            .iter()
+            .map(|path| {
+                let weight = (share(path) / largest * 1000.0).round().clamp(1.0, 1000.0) as u16;
+                Ranked { tunnel: path.tunnel, rank: 0, weight: self.steady_weight(path.tunnel, weight) }
+            })
+            .collect();
+        ranked.sort_by_key(|path| path.tunnel);
+        let rest = rest.iter().enumerate();
+        ranked.extend(rest.map(|(at, path)| Ranked { tunnel: path.tunnel, rank: 1 + at as u8, weight: 1 }));
+        ranked.truncate(MAX_CANDIDATES);
+        ranked
+    }
+
+    /// The former weight, unless the new one differs by more than a tenth.
+    fn steady_weight(&self, tunnel: TunnelKey, weight: u16) -> u16 {
+        let former = self.candidates.iter().find(|path| path.tunnel == tunnel && path.rank == 0);
+        match former {
+            Some(former) if former.weight.abs_diff(weight) <= former.weight / 10 => former.weight,
+            _ => weight,
+        }
+    }
+}
+
+fn hold(reason: MoveReason, settings: &Settings) -> std::time::Duration {
+    match reason {
+        MoveReason::First | MoveReason::Down => std::time::Duration::ZERO,
+        MoveReason::Worse => settings.violation_hold,
+        MoveReason::Better => settings.switch_hold,
+    }
+}
+
+fn in_order(rated: &[Rated]) -> Vec<Ranked> {
+    let ranked = rated.iter().take(MAX_CANDIDATES).enumerate();
+    ranked.map(|(rank, path)| Ranked { tunnel: path.tunnel, rank: rank as u8, weight: 1 }).collect()
+}

@@ -1,0 +1,192 @@
+//! The session sender: one socket per tunnel, one session per path.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+use sdwan_common::abi::peer_flag;
+use sdwan_common::stamp::direct::{self, DirectMeasurement};
+use sdwan_common::stamp::{self, ErrorEstimate, Extension, ReflectorPacket, SenderPacket, Timestamp};
+
+use super::reflector;
+use super::socket::{Binding, Datagram, TestSocket};
+use super::stamp::counters::ReflectorCounters;
+use super::{Error, Received, Replies, clock};
+use crate::engine::Time;
+use crate::engine::estimate::{Counters, ProbeReply};
+use crate::engine::types::TunnelKey;
+
+/// What happened to probes outside the engine's sight.
+#[derive(Debug, Default)]
+pub struct ProbeCounters {
+    /// Probes handed to the kernel.
+    pub sent: AtomicU64,
+    /// Probes that the kernel refused.
+    pub send_failed: AtomicU64,
+    /// Packets on the sender's port that are no STAMP reply.
+    pub malformed: AtomicU64,
+    /// Replies that found the daemon busy.
+    pub overrun: AtomicU64,
+    /// Probes answered by the reflector in user space.
+    pub reflected: AtomicU64,
+    /// The reflector outside the tunnels, `[stamp]` of the configuration.
+    pub listener: Arc<ReflectorCounters>,
+}
+
+impl ProbeCounters {
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct Tunnel {
+    ifindex: u32,
+    socket: Arc<TestSocket>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Sends probes and receives their answers on all tunnels.
+pub struct Prober {
+    overlay: IpAddr,
+    replies: Replies,
+    counters: Arc<ProbeCounters>,
+    tunnels: BTreeMap<TunnelKey, Tunnel>,
+}
+
+impl Prober {
+    /// `overlay` is this site's own address, which probes come from; replies go to `replies`; `listener` are the counters
+    /// of the reflector outside the tunnels.
+    pub fn new(overlay: IpAddr, replies: Replies, listener: Arc<ReflectorCounters>) -> Self {
+        let counters = Arc::new(ProbeCounters { listener, ..ProbeCounters::default() });
+        Self { overlay, replies, counters, tunnels: BTreeMap::new() }
+    }
+
+    /// The counters, shared.
+    pub fn counters(&self) -> Arc<ProbeCounters> {
+        self.counters.clone()
+    }
+
+    /// Makes the sockets those of these tunnels (with their interface index: a recreated interface needs new sockets).
+    /// Returns the tunnels that can be probed; the rest are tried again at the next call.
+    pub fn reconcile(&mut self, wanted: &BTreeMap<TunnelKey, u32>) -> BTreeSet<TunnelKey> {
+        self.tunnels.retain(|tunnel, open| {
+            let alive = open.tasks.iter().all(|task| !task.is_finished());
+            wanted.get(tunnel) == Some(&open.ifindex) && alive
+        });
+        for (&tunnel, &ifindex) in wanted {
+            if self.tunnels.contains_key(&tunnel) {
+                continue;
+            }
+            match self.open(tunnel, ifindex) {
+                Ok(open) => {
+                    self.tunnels.insert(tunnel, open);
+                }
+                Err(error) => warn!(%tunnel, "{error}"),
+            }
+        }
+        self.tunnels.keys().copied().collect()
+    }
+
+    /// Sends a probe now. A failure is counted: the missing answer tells the engine.
+    pub fn send(&self, tunnel: TunnelKey, destination: IpAddr, sequence: u32, hears: bool) {
+        let Some(open) = self.tunnels.get(&tunnel) else {
+            ProbeCounters::count(&self.counters.send_failed);
+            return;
+        };
+        let packet = SenderPacket {
+            sequence,
+            timestamp: Timestamp::from_unix_ns(clock::unix_ns()),
+            error_estimate: ErrorEstimate::OURS,
+            session: session(tunnel),
+        };
+        let flags = if hears { peer_flag::HEARS as u8 } else { 0 };
+        let payload = stamp::encode_probe(&packet, Extension { flags });
+        match open.socket.send(&payload, SocketAddr::new(destination, stamp::PORT)) {
+            Ok(()) => ProbeCounters::count(&self.counters.sent),
+            Err(error) => {
+                debug!(%tunnel, %destination, "cannot send a probe: {error}");
+                ProbeCounters::count(&self.counters.send_failed);
+            }
+        }
+    }
+
+    fn open(&self, tunnel: TunnelKey, ifindex: u32) -> Result<Tunnel, Error> {
+        let interface = tunnel.interface();
+        let open = |port, patient| {
+            let local = SocketAddr::new(self.overlay, port);
+            TestSocket::open(Binding { interface: Some(&interface), local, patient })
+                .map_err(|source| Error::Socket { interface: interface.clone(), source })
+        };
+        let socket = Arc::new(open(0, false)?);
+        // A reflector of the operator's may listen on this port of all addresses.
+        let answers = open(stamp::PORT, true)?;
+        let receiver =
+            tokio::spawn(receive_replies(tunnel, socket.clone(), self.replies.clone(), self.counters.clone()));
+        let reflector = tokio::spawn(reflector::run(interface, answers, self.counters.clone()));
+        Ok(Tunnel { ifindex, socket, tasks: [receiver, reflector] })
+    }
+}
+
+/// STAMP session identifier of the paths of a tunnel, not 0.
+fn session(tunnel: TunnelKey) -> u16 {
+    0x5d00 | u16::from(tunnel.code())
+}
+
+async fn receive_replies(tunnel: TunnelKey, socket: Arc<TestSocket>, replies: Replies, counters: Arc<ProbeCounters>) {
+    let error = socket
+        .receive(|datagram| match decode(tunnel, &datagram) {
+            Some(received) => {
+                if replies.try_send(received).is_err() {
+                    ProbeCounters::count(&counters.overrun);
+                }
+            }
+            None => ProbeCounters::count(&counters.malformed),
+        })
+        .await;
+    warn!(%tunnel, "the probe socket failed and will be opened again: {error}");
+}
+
+fn decode(tunnel: TunnelKey, datagram: &Datagram<'_>) -> Option<Received> {
+    let packet = ReflectorPacket::decode(datagram.payload).ok()?;
+    if packet.session != session(tunnel) || datagram.source.port() != stamp::PORT {
+        return None;
+    }
+    let now = clock::now();
+    let unix_now = clock::unix_ns();
+    // A receive stamp from the future, or long past, means that the wall clock was set meanwhile.
+    let age = datagram.received_unix_ns.and_then(|at| unix_now.checked_sub(at)).filter(|age| *age < 1_000_000_000);
+    let age = age.unwrap_or(0);
+    let reply = ProbeReply {
+        sequence: packet.sender_sequence,
+        reflector_sequence: packet.sequence,
+        sent_ns: packet.sender_timestamp.as_unix_ns(),
+        reflector_received_ns: packet.received.as_unix_ns(),
+        reflector_sent_ns: packet.timestamp.as_unix_ns(),
+        received_ns: unix_now - age,
+        synchronized: packet.error_estimate.synchronized && packet.sender_error_estimate.synchronized,
+    };
+    let counters = counters(datagram.payload);
+    Some(Received { tunnel, source: datagram.source.ip(), reply, counters, at: Time(now.0.saturating_sub(age)) })
+}
+
+/// What the data paths of both ends wrote into probe and answer.
+fn counters(payload: &[u8]) -> Option<Counters> {
+    let DirectMeasurement { sender_transmitted, reflector_received, reflector_transmitted } =
+        DirectMeasurement::answered(payload)?;
+    Some(Counters {
+        sent: sender_transmitted,
+        peer_received: reflector_received,
+        peer_sent: reflector_transmitted,
+        received: direct::received(payload)?,
+    })
+}

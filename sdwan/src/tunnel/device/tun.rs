@@ -1,0 +1,195 @@
+//! The TUN interface of a userspace WireGuard.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use gotatun::packet::{Ip, Packet, PacketBufPool};
+use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, watch};
+
+/// The device that makes TUN interfaces.
+const DEVICE: &str = "/dev/net/tun";
+/// Packets taken from the interface at a time.
+const BATCH: usize = 64;
+/// Largest IP packet, bytes.
+const LARGEST: usize = 1 << 16;
+/// Packets that wait in the interface's queue. The default of 500 is little for a burst that a LAN interface with
+/// segmentation offload hands over at once.
+const QUEUE: libc::c_int = 2_000;
+
+/// A TUN interface; it goes when its last handle is closed.
+pub struct Tun {
+    file: File,
+    name: String,
+}
+
+/// The same, for the tasks of the device.
+#[derive(Clone)]
+pub struct AsyncTun {
+    inner: Arc<AsyncFd<File>>,
+    name: Arc<str>,
+    mtu: watch::Receiver<u16>,
+    gone: Arc<Notify>,
+    large: Vec<u8>,
+}
+
+/// Is the TUN device there, and may we use it?
+pub fn check_tun() -> io::Result<()> {
+    open().map(drop)
+}
+
+fn open() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(DEVICE)
+}
+
+impl Tun {
+    /// Creates the interface. It must not exist: attaching to somebody else's would share its packets.
+    pub fn create(name: &str) -> io::Result<Self> {
+        let file = open()?;
+        let mut request = interface_request(name)?;
+        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL) as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &mut request) })?;
+        without_link_local(name);
+        let tun = Self { file, name: name.to_owned() };
+        tun.lengthen_queue()?;
+        Ok(tun)
+    }
+
+    /// Hands the interface to the tasks. `mtu` tells its MTU, bytes.
+    pub fn into_async(self, mtu: watch::Receiver<u16>) -> io::Result<AsyncTun> {
+        // SAFETY: the `File` owns its descriptor, stays inside, and always gives the same one.
+        let inner = unsafe { AsyncFd::register_with_interest(self.file, Interest::READABLE | Interest::WRITABLE) }?;
+        Ok(AsyncTun { inner: Arc::new(inner), name: self.name.into(), mtu, gone: Arc::default(), large: Vec::new() })
+    }
+
+    fn lengthen_queue(&self) -> io::Result<()> {
+        let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+        let mut request = interface_request(&self.name)?;
+        request.ifr_ifru.ifru_metric = QUEUE;
+        // SAFETY: SIOCSIFTXQLEN reads one `ifreq`; its `ifr_qlen` is the integer that `ifru_metric` is too.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFTXQLEN as _, &mut request) })
+    }
+}
+
+impl AsyncTun {
+    /// MTU of the interface, bytes. An error means that the interface is gone.
+    pub fn mtu(&self) -> io::Result<u16> {
+        let mut request = interface_request(&self.name)?;
+        // SAFETY: TUNGETIFF writes one `ifreq`. It fails once the file is no longer attached to an interface, also
+        // when there is a new one of the same name.
+        check(unsafe { libc::ioctl(self.inner.get_ref().as_raw_fd(), libc::TUNGETIFF as _, &mut request) })?;
+        let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+        // SAFETY: SIOCGIFMTU reads the name and writes the MTU into the same `ifreq`.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU as _, &mut request) })?;
+        // SAFETY: the kernel has just filled this field of the union.
+        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+        Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
+
+    /// Waits until somebody finds that the interface is gone.
+    pub async fn gone(&self) {
+        self.gone.notified().await;
+    }
+
+    /// Reads one packet into a buffer of the pool, which grows if the packet is larger.
+    fn read(&mut self, pool: &PacketBufPool) -> io::Result<Packet<[u8]>> {
+        let mut packet = pool.get();
+        let mut file = self.inner.get_ref();
+        // A TUN read cuts off what doesn't fit: the packet is read at a size that always does, if the interface may
+        // carry packets larger than the pool's buffers.
+        if usize::from(*self.mtu.borrow()) <= packet.len() {
+            let length = file.read(&mut packet[..])?;
+            packet.truncate(length);
+        } else {
+            self.large.resize(LARGEST, 0);
+            let length = file.read(&mut self.large)?;
+            packet.buf_mut().clear();
+            packet.buf_mut().extend_from_slice(&self.large[..length]);
+        }
+        Ok(packet)
+    }
+}
+
+impl IpRecv for AsyncTun {
+    async fn recv<'a>(
+        &'a mut self,
+        pool: &mut PacketBufPool,
+    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
+        let inner = Arc::clone(&self.inner);
+        let mut batch = Vec::new();
+        while batch.is_empty() {
+            let mut ready = inner.readable().await?;
+            // Bounded in reads, not in good packets: whoever sends nothing but bad ones holds nobody up.
+            for _ in 0..BATCH {
+                match self.read(pool) {
+                    // What is no IP packet can't have come through the stack; nobody waits for it.
+                    Ok(packet) => batch.extend(packet.try_into_ip()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        ready.clear_ready();
+                        break;
+                    }
+                    Err(error) if is_transient(&error) => break,
+                    Err(error) => {
+                        self.gone.notify_one();
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(batch.into_iter())
+    }
+
+    fn mtu(&self) -> MtuWatcher {
+        self.mtu.clone().into()
+    }
+}
+
+impl IpSend for AsyncTun {
+    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
+        let packet = packet.into_bytes();
+        let sent = self.inner.async_io(Interest::WRITABLE, |mut file| file.write(&packet)).await;
+        match sent {
+            // The kernel doesn't want this one (interface down, no memory, malformed inside): it counts the drop.
+            Err(error) if is_transient(&error) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+/// Does an error say something about one packet rather than about the interface?
+fn is_transient(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::EBADF | libc::EBADFD | libc::ENODEV))
+}
+
+fn interface_request(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: `ifreq` is integers and a union of integers, addresses and pointers: all zeros is a value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.is_empty() || name.len() >= request.ifr_name.len() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "an interface name has 1 to 15 bytes"));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+/// A WireGuard interface has no link-local address; without this a TUN gets one, and the kernel sends router
+/// solicitations into the tunnel. A kernel without IPv6 has no such setting, and needs none.
+fn without_link_local(name: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode");
+    if let Err(error) = std::fs::write(&path, "1")
+        && error.kind() != ErrorKind::NotFound
+    {
+        tracing::warn!(%error, path, "the interface will have a link-local address");
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

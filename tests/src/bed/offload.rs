@@ -1,0 +1,52 @@
+//! Switches off what a virtual interface leaves undone for hardware: packets that a packet socket reads must be whole.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use super::error::{Attempt, Result};
+use super::namespace::Namespace;
+
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
+const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_STSO: u32 = 0x1f;
+const ETHTOOL_SGSO: u32 = 0x24;
+const ETHTOOL_SGRO: u32 = 0x2c;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct Value {
+    command: u32,
+    data: u32,
+}
+
+/// Makes an interface send whole packets no larger than its MTU, with complete checksums.
+pub fn switch_off(namespace: &Namespace, interface: &str) -> Result<()> {
+    let commands = [ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO];
+    namespace
+        .run(|| commands.iter().try_for_each(|command| set(interface, *command)))?
+        .attempt(|| format!("switch off offloads of {interface} in {}", namespace.name()))
+}
+
+fn set(interface: &str, command: u32) -> io::Result<()> {
+    // SAFETY: socket takes no pointers.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let mut value = Value { command, data: 0 };
+    // SAFETY: all zeros is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: the request and the value it points to live through the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &mut request) } != 0 {
+        let error = io::Error::last_os_error();
+        // An offload that the device doesn't know is off.
+        return if error.raw_os_error() == Some(libc::EOPNOTSUPP) { Ok(()) } else { Err(error) };
+    }
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! The test-bed, and what tests of more than one module share.
+//!
+//! - [`bed`]: sites, hosts and providers as network namespaces; lines that can be cut and impaired
+//! - [`traffic`]: senders and receivers that account for every packet
+//! - [`mesh`]: real `sdwan` daemons on a bed
+//! - [`demo`]: what `cargo xtask demo` shows
+//! - [`figures`]: what benches and the demo print for programs
+//! - [`histogram`]: quantiles of durations
+//! - [`accuracy`]: what `cargo xtask bench accuracy` shows
+//! - [`pace`]: how fast tests may send
+
+pub mod accuracy;
+pub mod bed;
+pub mod demo;
+pub mod figures;
+pub mod histogram;
+pub mod mesh;
+pub mod pace;
+pub mod traffic;

@@ -1,0 +1,5 @@
+//! The local API and the commands that use it, without a data path.
+
+mod api;
+mod commands;
+mod support;

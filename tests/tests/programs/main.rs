@@ -1,0 +1,14 @@
+//! The programs, packet by packet, through the kernel's test-run.
+
+mod agreement;
+mod cost;
+mod direct;
+mod empty;
+mod lan;
+mod load;
+mod mesh;
+mod packets;
+mod redirect;
+mod run;
+mod tcp_rtt;
+mod tunnel;
