@@ -16,7 +16,7 @@ pub enum Liveness {
     Down,
     /// The operator switched it off, or the slot is free.
     Disabled,
-    /// The daemon is alive and its probes on this path are not answered.
+    /// The daemon is alive, went on probing, and its probes on this path are not answered.
     Silent,
     /// The daemon is silent, and the peer's probes come in on other paths only, or say that they don't hear us here.
     SilentByPeer,
@@ -62,7 +62,7 @@ pub fn path_liveness(path: &Path, live: &PathLive, site_probe_ns: u64, config: &
             return Liveness::Down;
         }
         let fresh = path.detection_ns == 0 || now_ns.saturating_sub(live.last_reply_ns) <= path.detection_ns;
-        return if fresh { Liveness::Alive } else { Liveness::Silent };
+        return if fresh || !missed(path, live, config) { Liveness::Alive } else { Liveness::Silent };
     }
     let peer_detection = path.peer_detection_ns;
     let written = if path.state == path_state::UP { Liveness::FailStatic } else { Liveness::Down };
@@ -75,6 +75,13 @@ pub fn path_liveness(path: &Path, live: &PathLive, site_probe_ns: u64, config: &
         return if heard { Liveness::AliveByPeer } else { Liveness::SilentByPeer };
     }
     if now_ns.saturating_sub(site_probe_ns) <= peer_detection { Liveness::SilentByPeer } else { written }
+}
+
+/// Did the daemon go on for two thirds of the detection time after the path's last reply? One that stopped soon after it,
+/// and whose heartbeat isn't old yet, did not send the probes whose answers would be missed.
+#[inline(always)]
+const fn missed(path: &Path, live: &PathLive, config: &Config) -> bool {
+    config.heartbeat_ns.saturating_sub(live.last_reply_ns) >= path.detection_ns / 3 * 2
 }
 
 #[cfg(test)]

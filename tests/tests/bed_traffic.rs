@@ -106,6 +106,9 @@ fn bulk_transfers_tell_their_bytes_and_web_pages_their_times() {
     assert_eq!(sink.bytes(), 5_000_000);
     assert_eq!(sink.intervals().iter().sum::<u64>(), 5_000_000);
     assert_eq!(report.path_mtu, 1_500);
+    let spec = TcpSpec { rate: Some(8_000_000), ..TcpSpec::new(sink.local(), Duration::from_secs(1)) };
+    let report = TcpSource::start(bed.site("a"), spec).expect("source").finish().expect("report");
+    assert!((200_000..1_300_000).contains(&report.acknowledged), "a megabyte a second: {report:?}");
 
     let server = HttpServer::start(bed.site("b"), address(&bed, "b", 0)).expect("server");
     let pause = Duration::from_millis(20);

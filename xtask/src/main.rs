@@ -36,7 +36,8 @@ enum Task {
     Demo(run::Demo),
     /// Run the tests, tier by tier, and print a summary
     ///
-    /// Exit code 1 when anything failed. What can't run on this machine is listed as skipped with its reason.
+    /// Exit code 1 when anything failed. What can't run on this machine is listed as skipped with its reason. Tests in
+    /// namespaces that fail, three at most, are run once more: one that then passes is listed as unsteady.
     Test(test::Test),
     /// Run a command on a stock kernel in a virtual machine
     ///

@@ -24,7 +24,9 @@ fn live(last_reply_ns: u64, last_peer_probe_ns: u64, peer_flags: u32) -> PathLiv
 
 #[test]
 fn the_table_of_all_cases_holds() {
-    let alive = config(NOW - STALE);
+    let alive = config(NOW);
+    // It stopped, and nobody can tell yet.
+    let paused = config(NOW - DETECTION / 2);
     let dead = config(NOW - STALE - 1);
     // State, configuration, last reply, last probe here, flags, last probe of the site: what it means.
     let table = [
@@ -35,6 +37,8 @@ fn the_table_of_all_cases_holds() {
         (UP, alive, FRESH, OLD, 0, OLD, Alive),
         (UP, alive, FRESH - 1, FRESH, HEARS, FRESH, Silent),
         (UP, alive, 0, FRESH, HEARS, FRESH, Silent),
+        (UP, paused, FRESH - 1, FRESH, HEARS, FRESH, Alive),
+        (UP, paused, FRESH - 30, FRESH, HEARS, FRESH, Silent),
         (DOWN, alive, FRESH, FRESH, HEARS, FRESH, Down),
         (DOWN, alive, OLD, OLD, 0, OLD, Down),
         (UP, dead, OLD, FRESH, HEARS, FRESH, AliveByPeer),

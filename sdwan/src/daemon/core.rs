@@ -267,10 +267,13 @@ impl Core {
         Instant::now() + wait
     }
 
-    /// Tells the data path that a daemon watches the paths; until then it relies on itself.
+    /// Tells the data path that a daemon watches the paths; without that it goes by the peers' probes. Not right after
+    /// this process did not get to run: the probes that it did not send are not answered, and no path is to blame.
     pub(super) fn heartbeat(&mut self) {
-        if self.phase == Phase::Running {
-            self.order(Order::Heartbeat(clock::now()));
+        let now = clock::now();
+        let settled = self.engine.in_time_for(now) >= heartbeat_stale(self.engine.settings());
+        if self.phase == Phase::Running && settled {
+            self.order(Order::Heartbeat(now));
         }
     }
 

@@ -276,7 +276,7 @@ impl Running {
         discovery.set_seeds(seeds.map(|seed| discovery::Seed::new(&seed.host, seed.port.unwrap_or(port))).collect());
         let (replies_sender, replies) = mpsc::channel(REPLIES);
         let prober = Prober::new(identity.overlay, replies_sender, stamp.counters());
-        let local = Local { prefixes: identity.prefixes.clone(), mtu: config.tunnel.mtu };
+        let local = Local { id: identity.site, prefixes: identity.prefixes.clone(), mtu: config.tunnel.mtu };
         let engine = Engine::new(config.engine_settings(), local, policies.compilation().clone());
         let plane = Plane::start(dataplane)
             .map_err(|source| StartError::System { action: "start the data plane's thread", source })?;

@@ -25,6 +25,8 @@ const MINIMUM_MTU: u16 = 1280;
 /// What is fixed while the engine lives.
 #[derive(Clone, Debug)]
 pub struct Local {
+    /// Its id.
+    pub id: SiteId,
     /// Prefixes of this site.
     pub prefixes: Vec<IpNet>,
     /// Upper bound for the MTU of every path, bytes, if the operator set one.
@@ -42,6 +44,10 @@ pub struct IgnoredReplies {
     pub implausible: u64,
 }
 
+/// The first probe makes WireGuard shake hands, and two handshakes that cross both fail, for 5 s. Sites mostly hear of each
+/// other at the same moment: the one with the smaller id begins, and the other waits for longer than that takes.
+const HANDSHAKE_LEAD: Duration = Duration::from_millis(300);
+
 /// The sans-IO core of a gateway.
 #[derive(Debug)]
 pub struct Engine {
@@ -56,6 +62,7 @@ pub struct Engine {
     changes: Changes,
     ignored: IgnoredReplies,
     stalls: u64,
+    stalled_at: Option<Time>,
     paces: Paces,
 }
 
@@ -75,6 +82,7 @@ impl Engine {
             changes: Changes { topology: true, rules: true, ..Changes::default() },
             ignored: IgnoredReplies::default(),
             stalls: 0,
+            stalled_at: None,
         }
     }
 
@@ -116,6 +124,12 @@ impl Engine {
     /// How often the driver came later than a probe's interval.
     pub fn stalls(&self) -> u64 {
         self.stalls
+    }
+
+    /// For how long the driver has been in time: missing answers prove nothing before the probes that it missed to send
+    /// could be answered.
+    pub fn in_time_for(&self, now: Time) -> Duration {
+        self.stalled_at.map_or(Duration::MAX, |at| now.since(at))
     }
 
     /// Which site each remote prefix belongs to. A prefix of this site is nobody else's; one that several sites
@@ -195,6 +209,7 @@ impl Engine {
         let late = self.next_deadline().map_or(Duration::ZERO, |deadline| now.since(deadline));
         if late > self.settings.probe_interval {
             self.stalls += 1;
+            self.stalled_at = Some(now);
             self.sites.values_mut().for_each(|site| site.stalled(late, now));
         }
         while let Some(Reverse((at, id))) = self.wakes.peek().copied() {
@@ -374,7 +389,8 @@ impl Engine {
             let id = site.remote().id;
             for tunnel in site.refresh(&wanted, &self.settings, now, &mut self.changes) {
                 let key = PathKey { site: id, tunnel };
-                let at = next_probe(&key, now, self.paces.active);
+                let lead = if self.local.id > id { HANDSHAKE_LEAD } else { Duration::ZERO };
+                let at = next_probe(&key, now + lead, self.paces.active);
                 site.set_probe_at(tunnel, at);
                 self.probes.push(Reverse((at, key)));
             }

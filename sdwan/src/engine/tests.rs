@@ -95,8 +95,13 @@ struct World {
 impl World {
     /// A gateway with two uplinks, `sites` remote sites with two uplinks each, links that answer after 20 ms.
     fn new(sites: u16, policies: Vec<Policy>) -> Self {
+        Self::of(SiteId([0; 16]), sites, policies)
+    }
+
+    /// The same with an id of its own.
+    fn of(id: SiteId, sites: u16, policies: Vec<Policy>) -> Self {
         let compilation = compile(&policies, &["lan".into()], 64).expect("the policies compile");
-        let local = Local { prefixes: Vec::new(), mtu: None };
+        let local = Local { id, prefixes: Vec::new(), mtu: None };
         let mut world = Self {
             engine: Engine::new(Settings::default(), local, Arc::new(compilation)),
             now: Time(1_000_000_000_000),
@@ -468,10 +473,27 @@ fn a_driver_that_did_not_get_to_run_takes_no_path_for_silent_and_still_finds_the
         assert_eq!(world.state(*key), PathState::Up, "{key:?}");
     }
     assert_eq!(world.engine.stalls(), 1);
+    assert!(world.engine.in_time_for(world.now) <= ms(60));
     world.run(ms(400));
+    assert!(world.engine.in_time_for(world.now) >= ms(400));
     let down: Vec<&PathKey> = keys.iter().filter(|key| world.state(**key) != PathState::Up).collect();
     assert_eq!(down, [&cut]);
     let lost = world.engine.path(&keys[1]).expect("the path exists").quality().loss;
     assert_eq!(lost.round_trip, 0.0, "the answers waited to be read");
     assert!(world.moves_since(before).iter().all(|event| event.from_path == Some(cut)));
+}
+
+#[test]
+fn of_two_sites_that_hear_of_each_other_the_one_with_the_smaller_id_begins_to_probe() {
+    let sent = |id: SiteId| {
+        let mut world = World::of(id, 1, default_policies());
+        world.run(ms(200));
+        let early = world.probes_sent;
+        world.run(ms(400));
+        (early, world.probes_sent)
+    };
+    let (early, later) = sent(SiteId([0; 16]));
+    assert!(early >= 4 && later > early, "{early} and {later}");
+    let (early, later) = sent(SiteId([255; 16]));
+    assert!(early == 0 && later >= 4, "{early} and {later}");
 }

@@ -32,6 +32,8 @@ pub struct TcpSpec {
     pub time: Duration,
     /// …or after so many bytes.
     pub bytes: Option<u64>,
+    /// Not faster than this, bit/s; as fast as it goes by default.
+    pub rate: Option<u64>,
     /// DSCP, 0..=63.
     pub dscp: u8,
     /// How long the connection may take.
@@ -41,7 +43,8 @@ pub struct TcpSpec {
 impl TcpSpec {
     /// As much as goes in this time.
     pub fn new(destination: SocketAddr, time: Duration) -> Self {
-        Self { destination, source: None, source_port: 0, time, bytes: None, dscp: 0, patience: Duration::from_secs(5) }
+        let patience = Duration::from_secs(5);
+        Self { destination, source: None, source_port: 0, time, bytes: None, rate: None, dscp: 0, patience }
     }
 }
 
@@ -278,6 +281,11 @@ fn connect(spec: &TcpSpec) -> io::Result<TcpStream> {
     let tos = i32::from(spec.dscp) << 2;
     let (level, option) = if v4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
     set_option(socket.as_raw_fd(), level, option, tos)?;
+    if let Some(rate) = spec.rate {
+        // Bytes per second; TCP paces by itself, whatever queue the interface has.
+        let rate = i32::try_from(rate / 8).map_err(|_| io::Error::from(ErrorKind::InvalidInput))?;
+        set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, rate)?;
+    }
     socket.connect_timeout(&SockAddr::from(spec.destination), spec.patience)?;
     Ok(socket.into())
 }

@@ -54,9 +54,9 @@ fn voice_gaming_bulk_and_the_rest_take_the_paths_that_their_policies_say() {
     let filters = [Filter::udp_to(16_400), Filter::udp_to(27_015), Filter::tcp_to(873), Filter::udp_to(9_999)];
     let capture = Capture::start(mesh.gateway("a").namespace(), &TUNNELS, &filters).expect("the capture starts");
     let sink = TcpSink::start(b, SocketAddr::new(b.v4(), 873)).expect("the sink starts");
-    // As much as goes would leave an emulated processor no time for the other streams.
-    let bytes = is_slow().then_some(400_000);
-    let spec = TcpSpec { bytes, ..TcpSpec::new(sink.local(), Duration::from_secs(3)) };
+    // As much as goes would leave the processors no time for the other streams: encrypting is work.
+    let rate = Some(paced(20e6) as u64);
+    let spec = TcpSpec { rate, ..TcpSpec::new(sink.local(), Duration::from_secs(3)) };
     let bulk = TcpSource::start(a, spec).expect("the source starts");
     let streams: Vec<_> = [16_400, 27_015, 9_999]
         .into_iter()

@@ -1,7 +1,10 @@
 //! Counting results in what the test runner prints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+
+/// Most failed tests that are run once more.
+const MOST_SECOND_TRIES: usize = 3;
 
 /// What came of one tier.
 #[derive(Debug, Default)]
@@ -13,6 +16,12 @@ pub struct Report {
     /// Runs that ended without success although no test of theirs was reported as failed: a crash.
     broken: u32,
     failed_before: u32,
+    /// Names of failed tests, from the lists that the runner prints.
+    failures: BTreeSet<String>,
+    /// Whether the lines that come are such a list.
+    listing: bool,
+    /// Tests that failed and passed when they were run once more.
+    unsteady: BTreeSet<String>,
     /// Tests that found out that they can't run here, with the reason. The runner counts them as passed.
     skips: BTreeMap<String, String>,
     /// Tests that weren't started, with the reason.
@@ -45,6 +54,13 @@ impl Report {
         if let Some((name, reason)) = line.strip_prefix("left out: ").and_then(|rest| rest.split_once(": ")) {
             self.leave_out(name, reason);
         }
+        match line.strip_prefix("    ") {
+            // A backtrace that got in between has spaces in it.
+            Some(name) if self.listing && !name.contains(' ') => drop(self.failures.insert(name.to_owned())),
+            _ if line == "failures:" => self.listing = true,
+            _ if line.starts_with("test result: ") => self.listing = false,
+            _ => {}
+        }
         let Some(counts) = line.find("test result: ").map(|at| &line[at..]) else { return };
         self.reported_passed += count(counts, "passed");
         self.reported_failed += count(counts, "failed");
@@ -57,6 +73,23 @@ impl Report {
             self.broken += 1;
         }
         self.failed_before = self.reported_failed;
+    }
+
+    /// The tests to run once more: those that failed, unless they are so many that it can't be chance, or something
+    /// crashed.
+    pub fn second_tries(&self) -> Vec<String> {
+        let few = self.failures.len() as u32 == self.reported_failed && self.failures.len() <= MOST_SECOND_TRIES;
+        if few && self.broken == 0 { self.failures.iter().cloned().collect() } else { Vec::new() }
+    }
+
+    /// Takes in what came of them. Only if all of them passed, and no fewer than that, does the first failure not count.
+    pub fn tried_again(&mut self, second: &Self) {
+        if second.failed() > 0 || second.reported_passed < self.reported_failed {
+            return;
+        }
+        self.reported_passed += self.reported_failed;
+        self.reported_failed = 0;
+        self.unsteady.append(&mut self.failures);
     }
 
     /// Tests that ran to their end with success.
@@ -85,6 +118,13 @@ pub fn summary(reports: &[Report]) -> String {
     for report in reports {
         for (name, reason) in report.skips.iter().chain(&report.left_out) {
             let _ = writeln!(text, "skipped in {}: {name}: {reason}", report.name);
+        }
+        for name in &report.unsteady {
+            let _ = writeln!(
+                text,
+                "unsteady in {}: {name}: failed, and passed when it was run again; see above",
+                report.name
+            );
         }
         if report.broken > 0 {
             let _ = writeln!(text, "failed in {}: a test program crashed or didn't start; see above", report.name);
