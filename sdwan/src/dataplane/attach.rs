@@ -272,10 +272,7 @@ fn pin_name(attachment: &Attachment) -> String {
 }
 
 /// Swaps the program into a pinned link; packets see the old one or the new one, never none.
-fn adopt(
-    program: &mut SchedClassifier,
-    pin: &Path,
-) -> Result<FdLink, Box<dyn std::error::Error + Send + Sync>> {
+fn adopt(program: &mut SchedClassifier, pin: &Path) -> Result<FdLink, Box<dyn std::error::Error + Send + Sync>> {
     let link: SchedClassifierLink = FdLink::from(PinnedLink::from_pin(pin)?).try_into()?;
     let id = program.attach_to_link(link)?;
     Ok(program.take_link(id)?.try_into()?)

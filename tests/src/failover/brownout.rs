@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use sdwan::api::views::{EventView, Listing};
 
 use super::{PATIENCE, PORT};
-use crate::bed::{Bed, Impairment};
-use crate::mesh::{Mesh, MeshOptions, UplinkRate};
+use crate::bed::{Bed, Impairment, Provider};
+use crate::mesh::{Discovery, Mesh, MeshOptions, UplinkRate};
 use crate::pace::{paced, patience};
 use crate::traffic::{UdpReceiver, UdpSender, UdpSpec};
 
@@ -38,18 +38,21 @@ pub struct Brownout {
     pub others: Vec<String>,
 }
 
-/// Two sites whose voice and games prefer the first line, which is quick, and whose other classes the second one, which
-/// carries more. With the voice that the mesh carries.
+/// A site a whose voice and games prefer its first line, which is quick, and whose other classes the second one, which
+/// carries more; a site b with one line, so that no path shares site a's first line with another. And voice between them.
 ///
 /// # Errors
 /// When the bed fails.
 pub fn voice_and_others() -> Result<(Mesh, UdpSender, UdpReceiver)> {
-    let mut builder = Bed::builder().sites(["a", "b"]);
-    for (site, uplink, delay) in [("a", "isp1", SHORT), ("a", "isp2", LONG), ("b", "isp1", SHORT), ("b", "isp2", SHORT)] {
+    let mut builder = Bed::builder().sites(["a", "b"]).providers([("isp", Provider::Routed)]);
+    builder = builder.uplinks("a", [("isp1", "isp"), ("isp2", "isp")]).uplinks("b", [("wan", "isp")]);
+    for (site, uplink, delay) in [("a", "isp1", SHORT), ("a", "isp2", LONG), ("b", "wan", SHORT)] {
         builder = builder.impair(site, uplink, Impairment::delay(delay));
     }
-    let rates = vec![UplinkRate::mbps("isp1", 20.0, 20.0), UplinkRate::mbps("isp2", 100.0, 100.0)];
-    let mesh = Mesh::prepare(builder.build()?, &MeshOptions { rates, ..MeshOptions::default() })?;
+    let rates = [("isp1", 20.0), ("isp2", 100.0), ("wan", 100.0)];
+    let rates = rates.map(|(uplink, mbps)| UplinkRate::mbps(uplink, mbps, mbps)).to_vec();
+    let discovery = Discovery::Seed("b".into());
+    let mesh = Mesh::prepare(builder.build()?, &MeshOptions { discovery, rates, ..MeshOptions::default() })?;
     mesh.start_daemons()?;
     mesh.wait_until_up(patience(PATIENCE))?;
     let (a, b) = (mesh.bed().site("a").host(0), mesh.bed().site("b").host(0));

@@ -115,6 +115,9 @@ fn quantile_of(figures: &mut Figures, name: &str, share: f64, gaps: Result<&Gaps
             eprintln!("        {name}: {}", gaps.summary());
             figures.add(name, gaps.quantile(share).as_secs_f64() * 1e3, "ms", gaps.count() as u64);
         }
-        Err(error) => figures.missing(name, "ms", format!("{error:#}")),
+        Err(error) => {
+            eprintln!("        {name}: {error:#}");
+            figures.missing(name, "ms", format!("{error:#}"));
+        }
     }
 }

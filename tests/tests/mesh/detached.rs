@@ -96,6 +96,13 @@ fn a_daemon_that_is_killed_or_stopped_and_started_again_costs_no_packet() {
     mesh.gateway("a").start().expect("the daemon starts again");
     mesh.wait_until_up(patience(PATIENCE)).expect("all paths are up");
     std::thread::sleep(Duration::from_secs(1));
+    let before = receiver.snapshot(&sender.sent()).lost;
+    mesh.gateway("a").stop().expect("the daemon ends by SIGTERM");
+    mesh.gateway("a").age_pins().expect("the pins become those of another ABI version");
+    mesh.gateway("a").start().expect("the daemon starts again");
+    mesh.wait_until_up(patience(PATIENCE)).expect("all paths are up");
+    std::thread::sleep(Duration::from_secs(1));
+    println!("before the upgrade {before} packets were lost");
     let sent = sender.stop().expect("the sender ends");
     let report = receiver.finish(&sent, Duration::from_secs(1)).expect("the receiver ends");
     println!("kill -9, SIGTERM and restarts: {} of {} packets lost", report.lost, report.sent);

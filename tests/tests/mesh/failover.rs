@@ -8,7 +8,8 @@ use nix::unistd::Pid;
 use sdwan::engine::path::PathState;
 use sdwan_tests::bed::{Bed, Cut, Impairment};
 use sdwan_tests::failover::{
-    Brownout, Cuts, PORT, QUICK_RETURN, brownout, cut_again_and_again, fill, flow_count, uplink_in_use, voice_and_others,
+    Brownout, Cuts, PORT, QUICK_RETURN, brownout, cut_again_and_again, fill, flow_count, uplink_in_use,
+    voice_and_others,
 };
 use sdwan_tests::mesh::{Mesh, MeshOptions};
 use sdwan_tests::needs_bed;
