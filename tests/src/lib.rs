@@ -4,6 +4,7 @@
 //! - [`traffic`]: senders and receivers that account for every packet
 //! - [`mesh`]: real `sdwan` daemons on a bed
 //! - [`demo`]: what `cargo xtask demo` shows
+//! - [`failover`]: what `cargo xtask bench failover` shows
 //! - [`figures`]: what benches and the demo print for programs
 //! - [`histogram`]: quantiles of durations
 //! - [`accuracy`]: what `cargo xtask bench accuracy` shows
@@ -12,6 +13,7 @@
 pub mod accuracy;
 pub mod bed;
 pub mod demo;
+pub mod failover;
 pub mod figures;
 pub mod histogram;
 pub mod mesh;

@@ -290,6 +290,9 @@ pub struct PathView {
     pub received_bytes: u64,
     /// Time between probes, ms.
     pub probe_interval_ms: f64,
+    /// After so long without an answer the path is left, ms: the missed probes, and room for the delay variation.
+    #[serde(default)]
+    pub detection_ms: f64,
 }
 
 /// Delay of each direction: the smallest of the last 10 to 20 s.

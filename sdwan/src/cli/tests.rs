@@ -146,6 +146,7 @@ fn path() -> PathView {
         received_packets: 3,
         received_bytes: 4,
         probe_interval_ms: 50.0,
+        detection_ms: 160.0,
     }
 }
 

@@ -7,6 +7,7 @@
 mod options;
 mod policies;
 mod problem;
+mod profile;
 mod read;
 mod reader;
 pub mod stamp;
@@ -34,6 +35,7 @@ pub use policies::{
     validate_policies, validate_policy,
 };
 pub use problem::{ConfigError, Origin, Problem, Problems};
+pub use profile::ProbeProfile;
 pub use read::uplink_name;
 pub use stamp::StampConfig;
 use units::{Rate, Size, duration};
@@ -212,6 +214,8 @@ pub struct Seed {
 /// `[probe]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProbeConfig {
+    /// What `interval` and `missed` are where they aren't set.
+    pub profile: ProbeProfile,
     /// Time between probes on the paths to a site with live traffic, while the budget lasts.
     #[serde(with = "duration")]
     pub interval: Duration,
@@ -401,6 +405,7 @@ impl Default for Config {
                 inactive_after: Duration::from_secs(120),
             },
             probe: ProbeConfig {
+                profile: ProbeProfile::Default,
                 interval: settings.probe_interval,
                 idle_interval: settings.idle_interval,
                 missed: settings.missed,

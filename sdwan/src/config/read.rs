@@ -182,6 +182,9 @@ fn discovery(discovery: &mut DiscoveryConfig, mut section: Section<'_>, notes: &
 }
 
 fn probe(probe: &mut ProbeConfig, mut section: Section<'_>, notes: &mut Notes) {
+    if let Some(profile) = section.take::<ProbeProfile>(notes, "profile", "\"default\" or \"fast\"") {
+        *probe = ProbeConfig { profile, interval: profile.interval(), missed: profile.missed(), ..*probe };
+    }
     span(&mut probe.interval, &mut section, notes, "interval");
     span(&mut probe.idle_interval, &mut section, notes, "idle_interval");
     number(&mut probe.missed, &mut section, notes, "missed");

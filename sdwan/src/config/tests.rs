@@ -246,3 +246,18 @@ fn rules_are_counted_as_the_classifier_holds_them() {
     let problems = validate_policies(&[policy], 64);
     assert!(problems[0].1.message.contains("600 rules"), "{problems:?}");
 }
+
+#[test]
+fn a_profile_sets_pace_and_detection_and_explicit_values_stand_over_it() {
+    let probe = |text: &str| parse(None, text, &Options::default()).unwrap().probe;
+    let usual = probe("");
+    assert_eq!((usual.profile, usual.interval, usual.missed), (ProbeProfile::Default, Duration::from_millis(50), 3));
+    let fast = probe("[probe]\nprofile = \"fast\"\n");
+    assert_eq!((fast.interval, fast.missed), (Duration::from_millis(10), 3));
+    assert_eq!((fast.idle_interval, fast.budget_pps), (usual.idle_interval, usual.budget_pps));
+    let own = probe("[probe]\nmissed = 5\nprofile = \"fast\"\n");
+    assert_eq!((own.interval, own.missed), (Duration::from_millis(10), 5));
+    let own = probe("[probe]\ninterval = \"20ms\"\nprofile = \"fast\"\n");
+    assert_eq!((own.interval, own.missed), (Duration::from_millis(20), 3));
+    assert!(shown("[probe]\nprofile = \"faster\"\n").contains("probe.profile"));
+}

@@ -42,6 +42,8 @@ const REFRESH: Duration = Duration::from_secs(5);
 pub const RECORD: Duration = Duration::from_secs(10);
 /// How often the engine is told which sites have live traffic.
 const TRAFFIC: Duration = Duration::from_secs(1);
+/// After a pause the heartbeat waits for answers by the longest path, and no longer than this.
+const LONG_WAY: Duration = Duration::from_secs(1);
 /// Replies taken between two looks at the clock.
 const REPLIES_AT_ONCE: usize = 256;
 
@@ -271,7 +273,10 @@ impl Core {
     /// this process did not get to run: the probes that it did not send are not answered, and no path is to blame.
     pub(super) fn heartbeat(&mut self) {
         let now = clock::now();
-        let settled = self.engine.in_time_for(now) >= heartbeat_stale(self.engine.settings());
+        let in_time = self.engine.in_time_for(now);
+        let stale = heartbeat_stale(self.engine.settings());
+        // How long answers take is asked for only after a pause: there may be thousands of paths.
+        let settled = in_time >= stale + LONG_WAY || in_time >= stale + self.engine.longest_way().min(LONG_WAY);
         if self.phase == Phase::Running && settled {
             self.order(Order::Heartbeat(now));
         }

@@ -26,8 +26,9 @@ use crate::tunnel::{DesiredTunnels, PeerDesired, TunnelDesired};
 pub fn heartbeat_stale(settings: &Settings) -> Duration {
     (settings.probe_interval * settings.missed.max(1)).mul_f64(2.0 / 3.0).min(Duration::from_millis(500))
 }
-/// Detection times are written in steps of this, so that a jitter estimate that breathes isn't a change.
-const DETECTION_STEP: Duration = Duration::from_millis(10);
+/// Detection times are written in steps of this part of what the probes' pace makes of them, so that a jitter estimate that
+/// breathes isn't a change: 10 ms of 150, 2 ms of 30.
+const DETECTION_STEPS: u32 = 15;
 
 /// Who this site is and what it brings along.
 #[derive(Clone, Debug)]
@@ -140,6 +141,7 @@ pub fn maps(
                 mtu: path.mtu(),
                 up: path.state() == PathState::Up,
                 detection,
+                last_answer: path.last_answer().unwrap_or_default(),
                 // The peer probes at its own pace, which is the same unless its operator changed it.
                 peer_detection: detection,
             };
@@ -171,8 +173,9 @@ fn path_set(site: SiteId, set: &Set, paths: &BTreeMap<PathKey, PathDesired>) -> 
 /// After how long without an answer the data path leaves a path.
 pub fn detection(path: &Path, settings: &Settings) -> Duration {
     let detection = path.detection(settings);
-    let steps = detection.as_nanos().div_ceil(DETECTION_STEP.as_nanos());
-    DETECTION_STEP * u32::try_from(steps).unwrap_or(u32::MAX)
+    let step = (path.patience() * settings.missed.max(1) / DETECTION_STEPS).max(Duration::from_millis(1));
+    let steps = detection.as_nanos().div_ceil(step.as_nanos());
+    step * u32::try_from(steps).unwrap_or(u32::MAX)
 }
 
 /// Where LAN packets come in: the configured interfaces that exist, else every interface with an address inside this

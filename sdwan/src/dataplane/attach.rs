@@ -4,7 +4,7 @@
 //! one atomic step for packets. A clsact filter stays by itself and is replaced likewise.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -13,10 +13,10 @@ use aya::programs::tc::{
 };
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::Error;
-use super::load::{Layout, program};
+use super::load::{self, Layout, program};
 
 /// Priority and handle of our clsact filters.
 const FILTER_PRIORITY: u16 = 0x5d;
@@ -103,11 +103,13 @@ pub(super) struct Attacher {
     done: BTreeMap<Attachment, Option<FdLink>>,
     /// Filters that an earlier daemon left on interfaces that are not wanted any more are gone.
     swept: bool,
+    /// What daemons of other ABI versions left is taken over or gone.
+    others_gone: bool,
 }
 
 impl Attacher {
     pub(super) fn new(layout: Layout, mode: AttachMode) -> Self {
-        Self { layout, mode, done: BTreeMap::new(), swept: false }
+        Self { layout, mode, done: BTreeMap::new(), swept: false, others_gone: false }
     }
 
     pub(super) fn mode(&self) -> AttachMode {
@@ -155,7 +157,36 @@ impl Attacher {
                 Err(error) => errors.push(error),
             }
         }
+        if errors.is_empty() && !self.others_gone {
+            match self.remove_others() {
+                Ok(()) => self.others_gone = true,
+                Err(error) => errors.push(error),
+            }
+        }
         errors
+    }
+
+    /// Once the programs of this version carry the packets: links that nobody took over, and maps that nobody reads.
+    fn remove_others(&self) -> Result<(), Error> {
+        for other in load::others(&self.layout)? {
+            info!(pins = %other.display(), "what another version of the data path left is removed");
+            std::fs::remove_dir_all(&other).map_err(|source| Error::Pin { action: "remove", path: other, source })?;
+        }
+        Ok(())
+    }
+
+    /// A link that a daemon of another ABI version left on this interface becomes one of this version: the program in it is
+    /// then swapped, and with it the maps, between one packet and the next.
+    fn take_over(&self, pin: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let Some(name) = pin.file_name() else { return Ok(()) };
+        for other in load::others(&self.layout)? {
+            let theirs = Layout::links_in(&other).join(name);
+            if theirs.exists() {
+                std::fs::rename(&theirs, pin)?;
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn pin(&self, attachment: &Attachment) -> PathBuf {
@@ -198,6 +229,9 @@ impl Attacher {
         attachment: &Attachment,
     ) -> Result<FdLink, Box<dyn std::error::Error + Send + Sync>> {
         let pin = self.pin(attachment);
+        if !self.others_gone && !pin.exists() {
+            self.take_over(&pin)?;
+        }
         if pin.exists() {
             match adopt(program, &pin) {
                 Ok(link) => return Ok(link),
@@ -238,10 +272,7 @@ fn pin_name(attachment: &Attachment) -> String {
 }
 
 /// Swaps the program into a pinned link; packets see the old one or the new one, never none.
-fn adopt(
-    program: &mut SchedClassifier,
-    pin: &std::path::Path,
-) -> Result<FdLink, Box<dyn std::error::Error + Send + Sync>> {
+fn adopt(program: &mut SchedClassifier, pin: &Path) -> Result<FdLink, Box<dyn std::error::Error + Send + Sync>> {
     let link: SchedClassifierLink = FdLink::from(PinnedLink::from_pin(pin)?).try_into()?;
     let id = program.attach_to_link(link)?;
     Ok(program.take_link(id)?.try_into()?)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use sdwan_common::abi::Class;
 
+use crate::engine::Time;
 use crate::engine::policy::CompiledRules;
 use crate::engine::types::{PathKey, SiteId};
 
@@ -75,7 +76,9 @@ pub struct PathDesired {
     pub up: bool,
     /// Silent after so long without a reply.
     pub detection: Duration,
-    /// The same for the peer's probes.
+    /// When it last answered the daemon, 0 for never: what a path that is new in the maps begins with.
+    pub last_answer: Time,
+    /// The detection time for the peer's probes.
     pub peer_detection: Duration,
 }
 

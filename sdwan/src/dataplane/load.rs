@@ -68,6 +68,11 @@ impl Layout {
         Self { root: directory.join(format!("v{ABI_VERSION}")) }
     }
 
+    /// Directory of this version's pins.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Pin of a map.
     pub fn map(&self, name: &str) -> PathBuf {
         self.root.join("maps").join(name)
@@ -75,7 +80,12 @@ impl Layout {
 
     /// Directory of the links' pins.
     pub fn links(&self) -> PathBuf {
-        self.root.join("links")
+        Self::links_in(&self.root)
+    }
+
+    /// The same in the directory of any version.
+    pub(super) fn links_in(version: &Path) -> PathBuf {
+        version.join("links")
     }
 
     /// Whether pins can be made here: the place is on a BPF file system. Changes nothing.
@@ -242,6 +252,12 @@ fn discard_misfit(layout: &Layout, shape: &Shape) -> Result<(), Error> {
         found.max_entries()
     );
     std::fs::remove_file(&path).map_err(|source| Error::Pin { action: "remove", path, source })
+}
+
+/// The directories that daemons of other ABI versions left.
+pub(super) fn others(layout: &Layout) -> Result<Vec<PathBuf>, Error> {
+    let Some(directory) = layout.root.parent() else { return Ok(Vec::new()) };
+    Ok(versions(directory)?.into_iter().filter(|version| *version != layout.root).collect())
 }
 
 /// Whether a daemon, of this version or another, left pins in `directory`, which is that of [`Layout::new`].

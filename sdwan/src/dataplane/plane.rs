@@ -117,6 +117,7 @@ fn tables(layout: &Layout) -> Result<Tables, Error> {
         prefixes: Box::new(KernelTrie::open("prefixes", open(layout, "prefixes")?)?),
         paths: array(layout, "paths")?,
         path_stats: Box::new(KernelPerCpu::open("path_stats", open(layout, "path_stats")?)?),
+        path_live: array(layout, "path_live")?,
         tcp_rtt: array(layout, "tcp_rtt")?,
         tunnel_paths: Box::new(KernelHash::open("tunnel_paths", open(layout, "tunnel_paths")?)?),
         path_sets: array(layout, "path_sets")?,

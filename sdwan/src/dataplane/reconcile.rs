@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sdwan_common::abi::{
-    self, ABI_VERSION, Candidate, Config, MAX_CANDIDATES, Path, PathSet, PathStats, PrefixEntry, PrefixKey, RuleSet,
-    SITE_LOCAL, SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state, prefix_flag,
+    self, ABI_VERSION, Candidate, Config, MAX_CANDIDATES, Path, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey,
+    RuleSet, SITE_LOCAL, SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state, prefix_flag,
 };
 
 use super::desired::{Desired, PathDesired, SetDesired};
@@ -93,6 +93,7 @@ pub struct Reconciler {
     prefixes: Shadowed<PrefixKey, PrefixEntry>,
     paths: Shadowed<u32, Path>,
     path_stats: BoxedTable<u32, PathStats>,
+    path_live: BoxedTable<u32, PathLive>,
     tcp_rtt: BoxedTable<u32, TcpRtt>,
     tunnel_paths: Shadowed<TunnelPathKey, u32>,
     path_sets: Shadowed<u32, PathSet>,
@@ -134,6 +135,7 @@ impl Reconciler {
             prefixes: Shadowed::read(tables.prefixes)?,
             paths,
             path_stats: tables.path_stats,
+            path_live: tables.path_live,
             tcp_rtt: tables.tcp_rtt,
             tunnel_paths: Shadowed::read(tables.tunnel_paths)?,
             path_sets: Shadowed::read(tables.path_sets)?,
@@ -259,7 +261,7 @@ impl Reconciler {
             let (number, _) = self.site_numbers.assign(*site).ok_or(full)?;
             self.site_ids.set(number, SiteIdentity { id: site.0 })?;
         }
-        for path in desired.paths.keys() {
+        for (path, facts) in &desired.paths {
             if self.path_numbers.get(path).is_none()
                 && self.path_numbers.iter().count() >= self.capacities.paths as usize
             {
@@ -274,6 +276,9 @@ impl Reconciler {
             let (number, new) = self.path_numbers.assign(*path).ok_or(full)?;
             if new {
                 self.path_stats.set(&number, &PathStats::default())?;
+                // Until an answer passes by the programs, the path is as alive as the daemon knows it to be.
+                let live = PathLive { last_reply_ns: facts.last_answer.0, ..PathLive::default() };
+                self.path_live.set(&number, &live)?;
                 self.tcp_rtt.set(&number, &TcpRtt::default())?;
             }
         }

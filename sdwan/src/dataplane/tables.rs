@@ -7,8 +7,8 @@ use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues};
 use sdwan_common::abi::{
-    self, Class, Config, Path, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SiteIdentity, TcpRtt,
-    TunnelPathKey, Zone, ZoneKey,
+    self, Class, Config, Path, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SiteIdentity,
+    TcpRtt, TunnelPathKey, Zone, ZoneKey,
 };
 
 use super::Error;
@@ -42,7 +42,9 @@ pub struct Tables {
     pub paths: BoxedTable<u32, Path>,
     /// `path_stats`: zeroed when a number is given to another path.
     pub path_stats: BoxedTable<u32, PathStats>,
-    /// `tcp_rtt`: likewise.
+    /// `path_live`: the programs'. A path that is new in the maps begins with what the daemon heard of it.
+    pub path_live: BoxedTable<u32, PathLive>,
+    /// `tcp_rtt`: zeroed likewise.
     pub tcp_rtt: BoxedTable<u32, TcpRtt>,
     /// `tunnel_paths`.
     pub tunnel_paths: BoxedTable<TunnelPathKey, u32>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sdwan_common::abi::{
-    ABI_VERSION, Class, Config, Path, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SITE_LOCAL,
+    ABI_VERSION, Class, Config, Path, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SITE_LOCAL,
     SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state,
 };
 
@@ -27,6 +27,7 @@ struct Kernel {
     prefixes: MemoryTable<PrefixKey, PrefixEntry>,
     paths: MemoryTable<u32, Path>,
     path_stats: MemoryTable<u32, PathStats>,
+    path_live: MemoryTable<u32, PathLive>,
     tcp_rtt: MemoryTable<u32, TcpRtt>,
     tunnel_paths: MemoryTable<TunnelPathKey, u32>,
     path_sets: MemoryTable<u32, PathSet>,
@@ -55,6 +56,7 @@ impl Kernel {
             prefixes: MemoryTable::new(fuse.clone()),
             paths: MemoryTable::new(fuse.clone()),
             path_stats: MemoryTable::new(fuse.clone()),
+            path_live: MemoryTable::new(fuse.clone()),
             tcp_rtt: MemoryTable::new(fuse.clone()),
             tunnel_paths: MemoryTable::new(fuse.clone()),
             path_sets: MemoryTable::new(fuse.clone()),
@@ -77,6 +79,7 @@ impl Kernel {
             prefixes: Box::new(kernel.prefixes),
             paths: Box::new(kernel.paths),
             path_stats: Box::new(kernel.path_stats),
+            path_live: Box::new(kernel.path_live),
             tcp_rtt: Box::new(kernel.tcp_rtt),
             tunnel_paths: Box::new(kernel.tunnel_paths),
             path_sets: Box::new(kernel.path_sets),
@@ -198,6 +201,7 @@ fn desired(sites: &BTreeMap<u8, BTreeMap<u8, bool>>, rules: &Arc<CompiledRules>)
                     mtu: 1420,
                     up,
                     detection: Duration::from_millis(150),
+                    last_answer: Time(1_000 + u64::from(code)),
                     peer_detection: Duration::from_millis(300),
                 },
             );
@@ -303,6 +307,23 @@ fn a_restarted_daemon_finds_its_numbers_again() {
     let sets = kernel.path_sets.snapshot();
     second.apply(&wanted).expect("it fits");
     assert_eq!(kernel.path_sets.snapshot(), sets, "no set is written again");
+}
+
+#[test]
+fn a_path_that_is_new_in_the_maps_begins_with_what_the_daemon_heard_and_then_belongs_to_the_programs() {
+    let kernel = Kernel::new();
+    let mut wanted = three_sites();
+    let mut reconciler = kernel.reconciler();
+    reconciler.apply(&wanted).expect("it fits");
+    let heard = || kernel.path_live.snapshot().values().map(|live| live.last_reply_ns).collect::<Vec<_>>();
+    let first = heard();
+    assert_eq!(first.len(), wanted.paths.len());
+    assert!(first.iter().all(|heard| *heard >= 1_000), "{first:?}");
+    for path in wanted.paths.values_mut() {
+        path.last_answer = Time(9_000);
+    }
+    reconciler.apply(&wanted).expect("it fits");
+    assert_eq!(heard(), first);
 }
 
 #[test]

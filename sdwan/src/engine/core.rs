@@ -12,7 +12,7 @@ use super::estimate::{Ignored, ProbeReply};
 use super::events::{EngineEvent, EventKind};
 use super::input::{Changes, Gone, Input, Probe};
 use super::pace::{Paces, next_probe};
-use super::path::{Cause, Path};
+use super::path::{Cause, Path, PathState};
 use super::policy::Compilation;
 use super::settings::Settings;
 use super::site::Site;
@@ -130,6 +130,12 @@ impl Engine {
     /// could be answered.
     pub fn in_time_for(&self, now: Time) -> Duration {
         self.stalled_at.map_or(Duration::MAX, |at| now.since(at))
+    }
+
+    /// The longest round-trip time of the paths that are up.
+    pub fn longest_way(&self) -> Duration {
+        let up = self.sites.values().flat_map(Site::paths).filter(|(_, path)| path.state() == PathState::Up);
+        up.filter_map(|(_, path)| path.quality().rtt).max().unwrap_or_default()
     }
 
     /// Which site each remote prefix belongs to. A prefix of this site is nobody else's; one that several sites

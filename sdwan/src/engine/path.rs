@@ -26,6 +26,10 @@ use super::types::overhead;
 
 /// WireGuard pads to multiples of this, bytes.
 const PADDING: u16 = 16;
+/// The most that delay variation adds to the detection time, unless twice the probes' share is more.
+const VARIATION_MOST: Duration = Duration::from_millis(300);
+/// Answers are waited for at least and at most so long, whatever the RTT was so far: it may have risen.
+const ANSWER_WITHIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 /// After this long without an answer a path is probed slowly.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 
@@ -101,6 +105,8 @@ pub struct Path {
     /// answers come at it.
     patience: Duration,
     answers_at_pace: u32,
+    /// The detection time that the data path was last told of.
+    told_detection: Duration,
     usable_uplink: Result<(), Cause>,
     quality: Quality,
     degraded: bool,
@@ -128,6 +134,7 @@ impl Path {
             pace: settings.probe_interval,
             patience: settings.probe_interval,
             answers_at_pace: 0,
+            told_detection: Duration::ZERO,
             usable_uplink: Ok(()),
             quality: Quality::default(),
             degraded: false,
@@ -257,10 +264,25 @@ impl Path {
         self.last_answer
     }
 
-    /// After how long without an answer the path is down: the missed probes, and room for the delay variation.
+    /// After how long without an answer the path is down: the missed probes, and room for the delay variation. Answers
+    /// follow each other at the probes' pace however long the RTT is, so that the RTT itself is not in it.
+    ///
+    /// The variation is the larger of RFC 6298's, which follows slow changes, and three times the jitter of both
+    /// directions, which is steadier and as much as independent delays of two answers differ at most.
     pub fn detection(&self, settings: &Settings) -> Duration {
         let base = self.patience * settings.missed.max(1);
-        base + (self.quality.rtt_variation * 4).min(base * 2)
+        let jitter = self.quality.jitter_forward + self.quality.jitter_backward;
+        base + (self.quality.rtt_variation * 4).max(jitter * 3).min(VARIATION_MOST.max(base * 2))
+    }
+
+    /// Has the detection time grown so much that the data path must hear of it now, lest it leave a path that lives?
+    pub fn detection_grew(&mut self, settings: &Settings) -> bool {
+        let now = self.detection(settings);
+        let grew = now > self.told_detection + self.told_detection / 16;
+        if grew || now < self.told_detection {
+            self.told_detection = now;
+        }
+        grew
     }
 
     /// Do we hear the peer on this path? Goes into each probe.
@@ -271,7 +293,7 @@ impl Path {
     /// The driver came `late` by so much: nothing was sent meanwhile, and what was answered is still to be read.
     pub fn stalled(&mut self, late: Duration, now: Time) {
         if let Some(answer) = self.last_answer {
-            self.stall.add(late, now, answer);
+            self.stall.add(late, self.quality.rtt.unwrap_or_default(), now, answer);
         }
     }
 
@@ -376,6 +398,7 @@ impl Path {
         self.estimator.expire(now, timeout);
         self.quality = self.estimator.quality(now);
         self.quality.data_loss = self.direct.loss(now);
+        self.quality.recent_loss = self.estimator.recent_loss(now).max(self.direct.recent_loss(now));
         // Some hysteresis: a score that sways around the bound is no event.
         let bound = if self.degraded { DEGRADED_BELOW + 5.0 } else { DEGRADED_BELOW };
         let degraded = self.state == PathState::Up && path_score(&self.quality) < bound;
@@ -398,8 +421,11 @@ impl Path {
     }
 
     fn probe_timeout(&self, settings: &Settings) -> Duration {
-        let rtt = self.quality.rtt.unwrap_or_default() + self.quality.rtt_variation * 4;
-        (rtt + self.detection(settings)).min(Duration::from_secs(3))
+        let [least, most] = ANSWER_WITHIN;
+        match self.quality.rtt.filter(|_| self.state == PathState::Up) {
+            Some(rtt) => (rtt + self.quality.rtt_variation * 4 + self.detection(settings)).clamp(least, most),
+            None => most,
+        }
     }
 
     fn fall(&mut self, cause: Cause, now: Time, settings: &Settings) -> Option<Transition> {

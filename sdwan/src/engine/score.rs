@@ -88,7 +88,7 @@ pub fn complies(sla: &Sla, quality: &Quality, capacity: Option<u64>) -> bool {
     let within = |bound: Option<f64>, value: f64| bound.is_none_or(|bound| value <= bound);
     within(sla.latency_ms, milliseconds(rtt))
         && within(sla.jitter_ms, milliseconds(quality.jitter()))
-        && within(sla.loss_pct, quality.worst_loss() * 100.0)
+        && within(sla.loss_pct, quality.worst_loss().max(quality.recent_loss) * 100.0)
         && sla.mos.is_none_or(|least| mean_opinion_score(Codec::G711, quality).is_some_and(|mos| mos >= least))
         && match (sla.bandwidth_mbps, capacity) {
             (Some(least), Some(capacity)) => capacity as f64 >= least * 1e6,

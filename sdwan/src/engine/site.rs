@@ -269,6 +269,9 @@ impl Site {
             if rate && entry.path.rate(now, settings) {
                 report_quality(&self.remote, *tunnel, &entry.path, changes);
             }
+            if rate && entry.path.detection_grew(settings) {
+                changes.detections.insert(PathKey { site: self.remote.id, tunnel: *tunnel });
+            }
             if let Some(transition) = entry.path.poll(now, settings) {
                 report(&self.remote, *tunnel, &entry.path, transition, settings, now, changes);
             }

@@ -13,6 +13,8 @@ use super::settings::Settings;
 use super::types::{LocalUplink, PathKey, RemoteSite, RemoteUplink, SiteId, TunnelKey, UplinkIndex};
 use super::{Engine, Local, Time};
 
+mod detection;
+
 const VOICE: u16 = 0;
 
 fn ms(milliseconds: u64) -> Duration {
@@ -100,10 +102,15 @@ impl World {
 
     /// The same with an id of its own.
     fn of(id: SiteId, sites: u16, policies: Vec<Policy>) -> Self {
+        Self::with(Settings::default(), id, sites, policies)
+    }
+
+    /// The same with settings of its own.
+    fn with(settings: Settings, id: SiteId, sites: u16, policies: Vec<Policy>) -> Self {
         let compilation = compile(&policies, &["lan".into()], 64).expect("the policies compile");
         let local = Local { id, prefixes: Vec::new(), mtu: None };
         let mut world = Self {
-            engine: Engine::new(Settings::default(), local, Arc::new(compilation)),
+            engine: Engine::new(settings, local, Arc::new(compilation)),
             now: Time(1_000_000_000_000),
             links: BTreeMap::new(),
             reflected: BTreeMap::new(),

@@ -13,6 +13,7 @@ use sdwan::dataplane::{
     AttachMode, Attachment, Capacities, Dataplane, Direction, Error, EventStream, PlaneEvent, Reader, Settings,
     detach_all,
 };
+use sdwan::engine::Time;
 use sdwan::engine::policy::{compile, default_policies};
 use sdwan::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
 
@@ -43,6 +44,7 @@ fn desired(lan: u32, tunnels: &[u32]) -> Desired {
             up: true,
             // No probes run here: the written state decides.
             detection: Duration::ZERO,
+            last_answer: Time(0),
             peer_detection: Duration::ZERO,
         };
         (path(uplink), desired)
@@ -164,6 +166,33 @@ fn packets_flow_on_while_the_daemon_is_away_and_the_next_one_takes_over() {
         let reader = Reader::open(next.layout()).expect("the maps can be read");
         let flows = reader.flows(100, 100, |_| true);
         assert_eq!((flows.len(), flows[0].flow.packets, flows[0].flow.moves), (1, 3, 0), "the flow lives on");
+    });
+}
+
+#[test]
+fn what_a_daemon_of_another_abi_version_left_carries_packets_until_the_programs_are_swapped() {
+    let name = "what_a_daemon_of_another_abi_version_left_carries_packets_until_the_programs_are_swapped";
+    sandboxed(name, |sandbox| {
+        let (dataplane, mut first, second) = steer(sandbox, AttachMode::of_this_kernel());
+        let ours = dataplane.layout().root().to_owned();
+        let theirs = ours.with_file_name("v0");
+        drop(dataplane);
+        std::fs::rename(&ours, &theirs).expect("the pins become those of another version");
+
+        let mut next = open(sandbox);
+        assert!(next.path_numbers().is_empty(), "the maps are new");
+        send_udp(40_000, [10, 2, 0, 9], 80);
+        assert!(first.receive().is_some(), "the old program goes on");
+        next.apply(&desired(index("lan"), &[first.ifindex, second.ifindex])).expect("the maps can be written");
+        attach(&mut next, &lan(index("lan")));
+        assert_lan_attached(&next, index("lan"));
+        assert!(!theirs.exists(), "nothing of the other version is left");
+        send_udp(40_000, [10, 2, 0, 9], 80);
+        assert!(first.receive().is_some());
+        assert!(first.is_empty(), "one program is attached, not two");
+        let reader = Reader::open(next.layout()).expect("the maps can be read");
+        let flows = reader.flows(100, 100, |_| true);
+        assert_eq!((flows.len(), flows[0].flow.packets), (1, 1), "it is the new program, with the new maps");
     });
 }
 

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use sdwan::engine::events::EventKind;
 use sdwan_tests::bed::Cut;
+use sdwan_tests::failover::QUICK_RETURN;
 use sdwan_tests::mesh::{Gateway, Mesh, MeshOptions};
 use sdwan_tests::needs_bed;
 use sdwan_tests::traffic::{UdpReceiver, UdpSender, UdpSpec};
 
 use crate::attacker::events;
-use crate::{PATIENCE, QUICK_RETURN, host, two_sites};
+use crate::{PATIENCE, host, two_sites};
 
 const PORT: u16 = 16_400;
 /// The store tries again after a pause that doubles up to half a minute.

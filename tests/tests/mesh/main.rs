@@ -28,9 +28,6 @@ use sdwan_tests::traffic::{PingSpec, Report, UdpReceiver, UdpSender, UdpSpec, pi
 /// These machines are slow and noisy; what must be quick is asserted where it is measured.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Holds short enough for many cuts in one test.
-const QUICK_RETURN: &str = "[engine]\nhold_down = \"300ms\"\nhold_down_max = \"300ms\"\n";
-
 /// A mesh that is up.
 fn mesh_on(bed: Bed, options: &MeshOptions) -> Mesh {
     let mesh = Mesh::prepare(bed, options).expect("the mesh is prepared");

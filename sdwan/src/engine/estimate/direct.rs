@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{RECENT_LOST, RECENT_SLICES};
 use crate::engine::time::Time;
 
 /// Probes in a row that must agree.
@@ -108,13 +109,20 @@ impl DirectLoss {
     /// The loss now.
     pub fn loss(&mut self, now: Time) -> DataLoss {
         self.window.slice(now);
-        let [forward, backward] = [0, 1].map(|direction| self.window.sum(direction));
+        let [forward, backward] = [0, 1].map(|direction| self.window.sum(direction, SLICES));
         DataLoss {
             forward: forward.ratio(),
             forward_packets: forward.sent,
             backward: backward.ratio(),
             backward_packets: backward.sent,
         }
+    }
+
+    /// The worse direction's loss in the last second or so, 0.0..=1.0; 0 where too few were lost to tell it from chance.
+    pub fn recent_loss(&mut self, now: Time) -> f64 {
+        self.window.slice(now);
+        let recent = [0, 1].map(|direction| self.window.sum(direction, RECENT_SLICES));
+        recent.iter().filter(|share| share.lost >= RECENT_LOST).map(Share::ratio).fold(0.0, f64::max)
     }
 }
 
@@ -161,8 +169,10 @@ impl Window {
         &mut self.slices[self.at]
     }
 
-    fn sum(&self, direction: usize) -> Share {
-        self.slices.iter().map(|slice| slice[direction]).fold(Share::default(), |sum, share| Share {
+    /// Of the last `slices` slices.
+    fn sum(&self, direction: usize, slices: usize) -> Share {
+        let last = (0..slices).map(|back| &self.slices[(self.at + SLICES - back) % SLICES]);
+        last.map(|slice| slice[direction]).fold(Share::default(), |sum, share| Share {
             sent: sum.sent.saturating_add(share.sent),
             lost: sum.lost.saturating_add(share.lost),
         })

@@ -127,6 +127,17 @@ impl<const SLICES: usize> LossWindow<SLICES> {
         }
     }
 
+    /// The worse direction's loss in the last `slices` slices, 0.0..=1.0; 0 when fewer than `least` were lost.
+    pub fn recent(&mut self, now: Time, slices: usize, least: i64) -> f64 {
+        self.slide(now);
+        let recent = || (0..slices.min(SLICES)).map(|back| &self.slices[(self.at + SLICES - back) % SLICES]);
+        let sum = |field: fn(&Slice) -> i32| recent().map(|slice| i64::from(field(slice))).sum::<i64>().max(0);
+        let (answered, forward, backward) =
+            (sum(|slice| slice.answered), sum(|slice| slice.lost_forward), sum(|slice| slice.lost_backward));
+        let ratio = |lost: i64, whole: i64| if lost >= least { lost as f64 / whole as f64 } else { 0.0 };
+        ratio(forward, answered + forward + backward).max(ratio(backward, answered + backward))
+    }
+
     fn forget_timed_out(&mut self, count: u32) {
         let mut left = i32::try_from(count).unwrap_or(i32::MAX);
         for step in 0..SLICES {

@@ -25,8 +25,12 @@ pub use span::{Quantiles, SPANS, Span, SpanQuality};
 
 /// Slices of the loss window that decisions rest on.
 const LOSS_SLICES: usize = 20;
-/// Probes whose send time is remembered. An answer to an older one counts as lost.
-const IN_FLIGHT: usize = 64;
+/// Slices that the recent loss rests on: the last 1 to 1.5 s of a window of 10 s.
+const RECENT_SLICES: usize = 3;
+/// Fewer lost than these, and the recent loss may be chance.
+const RECENT_LOST: i64 = 4;
+/// Probes whose send time is remembered, 3 s of them at the fastest pace. An answer to an older one counts as lost.
+const IN_FLIGHT: usize = 1_024;
 
 /// An answer to a probe. The four stamps are wall-clock times of two machines: only differences taken on one machine
 /// are used for durations, so a step of either clock spoils at most one sample of the one-way delay variation.
@@ -80,6 +84,10 @@ pub struct Quality {
     /// Loss of the data itself over the sliding window.
     #[serde(default)]
     pub data_loss: DataLoss,
+    /// The worst loss of a direction in the last second or so, 0.0..=1.0; 0 where too few packets were lost to tell it from
+    /// chance. It shows a change long before the window does.
+    #[serde(default)]
+    pub recent_loss: f64,
 }
 
 impl Quality {
@@ -145,7 +153,7 @@ impl Estimator {
 
     /// An answer came in. `received` is when, on the engine's clock.
     pub fn reply(&mut self, reply: &ProbeReply, received: Time) -> Result<Duration, Ignored> {
-        let probe = self.in_flight.iter_mut().find(|probe| probe.sequence == reply.sequence).ok_or(Ignored::Unknown)?;
+        let probe = self.in_flight(reply.sequence).ok_or(Ignored::Unknown)?;
         if probe.answered {
             return Err(Ignored::Duplicate);
         }
@@ -180,10 +188,16 @@ impl Estimator {
         }
     }
 
-    /// Starts the loss window, of the span `window`, anew.
+    /// Starts the loss window, of the span `window`, anew. Probes from before the latest answer that have none are
+    /// forgotten; later ones are on their way.
     pub fn forget_loss(&mut self, window: Duration) {
         self.loss = LossWindow::new(window);
-        self.in_flight.retain(|probe| probe.answered);
+        let mut older = self.in_flight.iter().rposition(|probe| probe.answered).map_or(0, |at| at + 1);
+        self.in_flight.retain(|probe| {
+            let old = older > 0;
+            older = older.saturating_sub(1);
+            probe.answered || !old
+        });
     }
 
     /// The numbers now.
@@ -197,12 +211,26 @@ impl Estimator {
             loss: self.loss.loss(now),
             one_way: self.one_way.estimate(now),
             data_loss: DataLoss::default(),
+            recent_loss: 0.0,
         }
+    }
+
+    /// The worst loss of a direction in the last second or so, where it tells.
+    pub fn recent_loss(&mut self, now: Time) -> f64 {
+        self.loss.recent(now, RECENT_SLICES, RECENT_LOST)
     }
 
     /// The numbers of each of [`SPANS`] in which there was an answer.
     pub fn spans(&self, now: Time) -> Vec<SpanQuality> {
         self.spans.iter().filter_map(|span| span.quality(now)).collect()
+    }
+
+    fn in_flight(&mut self, sequence: u32) -> Option<&mut InFlight> {
+        // In the order of their numbers, which wrap around.
+        let first = self.in_flight.front()?.sequence;
+        let at = sequence.wrapping_sub(first);
+        let found = self.in_flight.binary_search_by_key(&at, |probe| probe.sequence.wrapping_sub(first)).ok()?;
+        self.in_flight.get_mut(found)
     }
 
     fn timed_out(&mut self, sequence: u32, now: Time) {

@@ -14,6 +14,8 @@ const CS1: u8 = 8;
 /// RTP's usual range, UDP 16384–32767, contains the games' 27000–28000. The narrower range wins: `voip-video` leaves
 /// it out, or no game would ever be classified as one.
 pub fn default_policies() -> Vec<Policy> {
+    // A call is to be had: one way 150 ms (ITU-T G.114), and what a jitter buffer and loss concealment cope with.
+    let call = Sla { latency_ms: Some(300.0), jitter_ms: Some(40.0), loss_pct: Some(2.0), ..Sla::default() };
     let policy = |name: &str, priority, matches, preference, outer_dscp| Policy {
         name: name.into(),
         priority,
@@ -26,18 +28,13 @@ pub fn default_policies() -> Vec<Policy> {
         dscp: None,
         outer_dscp,
     };
+    let voice = vec![
+        ports(&[TCP, UDP], &[(5060, 5061)]),
+        ports(&[UDP], &[(16384, 26999), (28001, 32767), (3478, 3481), (8801, 8810)]),
+        dscp(&[46, 34]),
+    ];
     vec![
-        policy(
-            "voip-video",
-            100,
-            vec![
-                ports(&[TCP, UDP], &[(5060, 5061)]),
-                ports(&[UDP], &[(16384, 26999), (28001, 32767), (3478, 3481), (8801, 8810)]),
-                dscp(&[46, 34]),
-            ],
-            Preference::Latency,
-            Some(EF),
-        ),
+        Policy { sla: call, ..policy("voip-video", 100, voice, Preference::Latency, Some(EF)) },
         policy("gaming", 200, vec![ports(&[UDP], &[(27000, 28000), (3074, 3074)])], Preference::Latency, Some(CS4)),
         policy(
             "bulk",

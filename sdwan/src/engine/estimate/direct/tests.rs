@@ -269,3 +269,31 @@ proptest! {
         prop_assert!((loss.forward * loss.forward_packets as f64 - truth).abs() < 1e-6);
     }
 }
+
+#[test]
+fn a_loss_that_begins_shows_within_a_second_long_before_the_window_is_full_of_it() {
+    let mut path = Path::new(counters());
+    for _ in 0..200 {
+        path.carry([50, 50], [0.001, 0.0]);
+        path.probe();
+    }
+    assert!(path.loss.recent_loss(path.now) < 0.01);
+    for _ in 0..20 {
+        path.carry([50, 50], [0.05, 0.0]);
+        path.probe();
+    }
+    let (recent, window) = (path.loss.recent_loss(path.now), path.loss().forward);
+    assert!(recent > 0.02 && window < 0.01, "{recent} and {window}");
+}
+
+#[test]
+fn a_few_lost_packets_are_chance_and_no_recent_loss() {
+    let mut path = Path::new(counters());
+    for probe in 0..40 {
+        // A call: three of some 30 packets in the last second or so.
+        path.carry([1, 1], if (24..27).contains(&probe) { [1.0, 0.0] } else { [0.0; 2] });
+        path.probe();
+    }
+    assert!(path.loss().forward > 0.05, "they are counted");
+    assert_eq!(path.loss.recent_loss(path.now), 0.0);
+}

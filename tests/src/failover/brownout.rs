@@ -1,0 +1,127 @@
+//! A line that goes on working and begins to lose packets.
+
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use sdwan::api::views::{EventView, Listing};
+
+use super::{PATIENCE, PORT};
+use crate::bed::{Bed, Impairment, Provider};
+use crate::mesh::{Discovery, Mesh, MeshOptions, UplinkRate};
+use crate::pace::{paced, patience};
+use crate::traffic::{UdpReceiver, UdpSender, UdpSpec};
+
+/// What the line loses, each way.
+const LOSS: f64 = 0.05;
+/// Delay of the first line, and of the second one of site a.
+const SHORT: Duration = Duration::from_millis(5);
+const LONG: Duration = Duration::from_millis(45);
+/// Packets of voice per second: twenty calls.
+const RATE: f64 = 1_000.0;
+/// Brownouts behind the figure.
+const ROUNDS: usize = 3;
+/// When voice has not left by then, it won't.
+const GIVE_UP: Duration = Duration::from_secs(20);
+/// For so long after voice left the other classes are looked at.
+const WATCH: Duration = Duration::from_secs(4);
+/// How long voice may take to come back to a line that is whole again.
+const RETURN: Duration = Duration::from_secs(60);
+
+/// What a brownout did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Brownout {
+    /// From the first lost packet until voice had left the line.
+    pub left_after: Duration,
+    /// Other classes that moved meanwhile or within the next seconds.
+    pub others: Vec<String>,
+}
+
+/// A site a whose voice and games prefer its first line, which is quick, and whose other classes the second one, which
+/// carries more; a site b with one line, so that no path shares site a's first line with another. And voice between them.
+///
+/// # Errors
+/// When the bed fails.
+pub fn voice_and_others() -> Result<(Mesh, UdpSender, UdpReceiver)> {
+    let mut builder = Bed::builder().sites(["a", "b"]).providers([("isp", Provider::Routed)]);
+    builder = builder.uplinks("a", [("isp1", "isp"), ("isp2", "isp")]).uplinks("b", [("wan", "isp")]);
+    for (site, uplink, delay) in [("a", "isp1", SHORT), ("a", "isp2", LONG), ("b", "wan", SHORT)] {
+        builder = builder.impair(site, uplink, Impairment::delay(delay));
+    }
+    let rates = [("isp1", 20.0), ("isp2", 100.0), ("wan", 100.0)];
+    let rates = rates.map(|(uplink, mbps)| UplinkRate::mbps(uplink, mbps, mbps)).to_vec();
+    let discovery = Discovery::Seed("b".into());
+    let mesh = Mesh::prepare(builder.build()?, &MeshOptions { discovery, rates, ..MeshOptions::default() })?;
+    mesh.start_daemons()?;
+    mesh.wait_until_up(patience(PATIENCE))?;
+    let (a, b) = (mesh.bed().site("a").host(0), mesh.bed().site("b").host(0));
+    let receiver = UdpReceiver::start(b, SocketAddr::new(b.v4(), PORT))?;
+    let sender = UdpSender::start(a, UdpSpec::new(receiver.local(), paced(RATE)))?;
+    Ok((mesh, sender, receiver))
+}
+
+/// Lets the first line of site a lose packets until voice has left it, looks at the other classes, and mends it.
+///
+/// # Errors
+/// When the bed fails, or voice never was on that line or does not leave it.
+pub fn brownout(mesh: &Mesh) -> Result<Brownout> {
+    wait_for_voice_on(mesh, 0, RETURN)?;
+    // Past the holds of whatever moved last.
+    sleep(Duration::from_secs(6));
+    ensure!(voice_on(mesh)? == Some(0), "voice left its line before anything happened");
+    let last = events(mesh)?.iter().map(|event| event.id).max().unwrap_or_default();
+    let link = mesh.bed().link("a", "isp1");
+    let start = Instant::now();
+    link.impair(&Impairment::delay(SHORT).loss(LOSS))?;
+    while voice_on(mesh)? == Some(0) {
+        ensure!(start.elapsed() < GIVE_UP, "voice stays on a line that loses {LOSS}");
+        sleep(Duration::from_millis(20));
+    }
+    let left_after = start.elapsed();
+    sleep(WATCH);
+    let moved = events(mesh)?.into_iter().filter(|event| event.id > last).filter_map(|event| event.event.class);
+    let mut others: Vec<String> = moved.filter(|class| class != "voip-video").collect();
+    others.dedup();
+    link.impair(&Impairment::delay(SHORT))?;
+    Ok(Brownout { left_after, others })
+}
+
+/// Times of some brownouts.
+pub(super) fn figure(say: impl Fn(&str)) -> Result<Vec<Duration>> {
+    let (mesh, sender, receiver) = voice_and_others()?;
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let Brownout { left_after, others } = brownout(&mesh)?;
+        say(&format!("voice left after {:.2} s", left_after.as_secs_f64()));
+        if !others.is_empty() {
+            bail!("other classes moved, too: {}", others.join(", "));
+        }
+        times.push(left_after);
+    }
+    let sent = sender.stop()?;
+    receiver.finish(&sent, Duration::from_secs(1))?;
+    Ok(times)
+}
+
+/// The local uplink of the path that voice's flow is on.
+fn voice_on(mesh: &Mesh) -> Result<Option<u8>> {
+    let flows = mesh.gateway("a").flows(Some("voip-video"))?;
+    let flow = flows.iter().find(|flow| flow.destination_port == PORT).context("the flow is in the table")?;
+    Ok(flow.path.tunnel.map(|tunnel| tunnel.local.get()))
+}
+
+fn wait_for_voice_on(mesh: &Mesh, uplink: u8, patience: Duration) -> Result<()> {
+    let start = Instant::now();
+    while voice_on(mesh)? != Some(uplink) {
+        ensure!(start.elapsed() < patience, "voice doesn't come to uplink {uplink}");
+        sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+fn events(mesh: &Mesh) -> Result<Vec<EventView>> {
+    // They reach the database within a second.
+    sleep(Duration::from_millis(1_200));
+    Ok(mesh.gateway("a").json::<Listing<EventView>>(&["events", "--kind", "class-moved"])?.items)
+}
