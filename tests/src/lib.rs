@@ -8,6 +8,8 @@
 //! - [`histogram`]: quantiles of durations
 //! - [`accuracy`]: what `cargo xtask bench accuracy` shows
 //! - [`pace`]: how fast tests may send
+//! - [`wire`]: two capacity meters at the ends of a line
+//! - [`mtu`]: what is asked of gateways about path MTUs
 
 pub mod accuracy;
 pub mod bed;
@@ -15,5 +17,7 @@ pub mod demo;
 pub mod figures;
 pub mod histogram;
 pub mod mesh;
+pub mod mtu;
 pub mod pace;
 pub mod traffic;
+pub mod wire;

@@ -91,6 +91,28 @@ fn a_machine_that_stands_still_now_and_then_is_no_other_line() {
 }
 
 #[test]
+fn a_sender_that_is_busy_and_hardly_faster_than_the_line_earns_no_bytes_for_itself() {
+    let mut worst = (0.0, 0.0, 0);
+    for (rate, burst) in [(100e6, 64e3), (500e6, 256e3), (500e6, 1e6)] {
+        for ahead in [1.02, 1.05, 1.1, 1.2, 1.3, 1.6, 2.2] {
+            for (held, stall) in [(0.001, 0.0), (0.004, 0.0), (0.012, 0.0), (0.004, 0.003), (0.0, 0.0)] {
+                for seed in 1..=10 {
+                    let line = Line { burst, sender: rate * ahead, held, stall, ..Line::of(rate) };
+                    let outcome = run(line.clone(), Plan::default(), seed).outcome;
+                    let (wrong, bytes) = (error(&outcome, rate), used(&outcome, rate));
+                    if bytes > 0.0095 || wrong > 0.05 {
+                        println!("{rate} {burst} {ahead} {held} {stall} {seed}: {wrong:.3} {bytes:.4} {outcome:?}");
+                    }
+                    worst = (f64::max(worst.0, wrong), f64::max(worst.1, bytes), worst.2 + 1);
+                }
+            }
+        }
+    }
+    println!("{worst:?}");
+    assert!(worst.1 <= 0.01, "{worst:?}");
+}
+
+#[test]
 fn a_policer_without_a_queue_is_found() {
     for rate in [10e6, 100e6] {
         let line = Line { polices: true, burst: rate / 8.0 * 0.01, ..Line::of(rate) };
