@@ -64,7 +64,10 @@ impl Row {
 pub fn run(figures: &mut Figures) -> Result<()> {
     let mut wire = Wire::new()?;
     let mut rows = Vec::new();
-    eprintln!("\n{:9} {:9} {:>10} {:>8} {:>8} {:>8} {:>10}", "line", "way", "Mbit/s", "error", "bytes", "took", "iperf3");
+    eprintln!(
+        "\n{:9} {:9} {:>10} {:>8} {:>8} {:>8} {:>10}",
+        "line", "way", "Mbit/s", "error", "bytes", "took", "iperf3"
+    );
     for (mbps, burst) in RATES.into_iter().filter(|(mbps, _)| !is_slow() || *mbps <= SLOW_MOST) {
         for site in ["a", "b"] {
             wire.limit(site, mbps, burst)?;

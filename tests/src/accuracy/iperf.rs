@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn whole_seconds_but_the_first_count_and_headers_are_added() {
-        let interval = |seconds: f64, rate: f64| format!(r#"{{"sum":{{"seconds":{seconds},"bits_per_second":{rate}}}}}"#);
+        let interval =
+            |seconds: f64, rate: f64| format!(r#"{{"sum":{{"seconds":{seconds},"bits_per_second":{rate}}}}}"#);
         let all = [interval(1.0, 2e9), interval(1.0, 1.4e6), interval(1.0, 1.496e6), interval(0.1, 9e9)].join(",");
         let json = format!(r#"{{"intervals": [{all}]}}"#);
         assert_eq!(parse(&json, Load::Tcp).expect("it is understood").round(), 1_500_000.0);

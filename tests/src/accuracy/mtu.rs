@@ -63,10 +63,7 @@ fn over(families: Families) -> Result<Found> {
         .families(families)
         .impair("b", "isp1", Impairment::delay_ms(5))
         .build()?;
-    let mesh = Mesh::prepare(
-        bed,
-        &MeshOptions { discovery: Discovery::Seed("a".into()), ..MeshOptions::default() },
-    )?;
+    let mesh = Mesh::prepare(bed, &MeshOptions { discovery: Discovery::Seed("a".into()), ..MeshOptions::default() })?;
     mesh.start_daemons()?;
     mesh.wait_until_up(patience(PATIENCE))?;
     let searched = |mesh: &Mesh| -> Result<()> {
@@ -107,7 +104,9 @@ fn over(families: Families) -> Result<Found> {
         searched(&mesh)?;
         let ours = only_path(mesh.gateway("a"))?.underlay_mtu.context("the path was searched")?;
         let whole = start.elapsed().as_secs_f64();
-        eprintln!("{families:?}: black hole of {hole} bytes noticed after {took:.1} s, {ours} bytes after {whole:.1} s");
+        eprintln!(
+            "{families:?}: black hole of {hole} bytes noticed after {took:.1} s, {ours} bytes after {whole:.1} s"
+        );
         found.sizes.push((ours, hole));
         found.holes.push(took);
     }

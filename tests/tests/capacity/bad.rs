@@ -146,7 +146,8 @@ fn a_peer_that_does_not_consent_is_sent_no_train() {
         wire.ends[1].meter.set_rules([((tunnel(), way.peer), rule)].into());
         let host = wire.bed.site("b").namespace().clone();
         let before = host.statistic("isp1", "rx_bytes").expect("the counter is read");
-        let failure = wire.measure(0, Direction::Forward, Plan::default()).expect("a can").expect_err("b does not want to");
+        let failure =
+            wire.measure(0, Direction::Forward, Plan::default()).expect("a can").expect_err("b does not want to");
         assert!(matches!(failure, Failure::Refused(other) if other == reason), "{failure}");
         let came = host.statistic("isp1", "rx_bytes").expect("the counter is read") - before;
         assert!(came < 1_000, "{came} bytes came in at b");

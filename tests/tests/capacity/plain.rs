@@ -9,7 +9,6 @@ use sdwan_tests::pace::is_slow;
 use sdwan_tests::traffic::{UdpReceiver, UdpSender, UdpSpec};
 use sdwan_tests::wire::Wire;
 
-
 /// Wide, for machines that are noisy; the figures are printed.
 const BOUND: f64 = 0.15;
 /// As share of what the line carries in the interval. The measurement is to keep to 0.01: what a noisy machine reads too
