@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sdwan::engine::capacity::Direction;
 use sdwan::engine::capacity::search::{Ended, Outcome, Plan};
+use sdwan::measure::capacity::Failure;
 
 use super::iperf::{Load, iperf};
 use super::worst;
@@ -18,8 +19,9 @@ use crate::wire::{ETHERNET, Wire};
 const RATES: [(u64, u32); 3] = [(10, 16_000), (100, 64_000), (500, 256_000)];
 /// An emulated machine forwards no more than some ten thousand packets a second.
 const SLOW_MOST: u64 = 10;
-/// A peer measures no sooner after the last time, and a little.
-const REST: Duration = Duration::from_millis(5_200);
+/// A peer takes part no sooner than five seconds after the last time; it is asked again after a pause until then.
+const PAUSE: Duration = Duration::from_secs(1);
+const TRIES: usize = 8;
 /// Port of the other traffic, and of iperf3.
 const OTHERS_PORT: u16 = 7_000;
 const IPERF_PORT: u16 = 5_201;
@@ -85,11 +87,11 @@ pub fn run(figures: &mut Figures) -> Result<()> {
 }
 
 fn measure(wire: &mut Wire, mbps: u64, half: bool, end: usize) -> Result<Row> {
-    // An end is measured towards again after a pause; iperf3 and the other direction take most of it.
-    sleep(REST.saturating_sub(Duration::from_secs(4)));
+    // What iperf3 left in the queue goes first.
+    sleep(PAUSE);
     let others = if half { Some(Others::start(wire, mbps, end)?) } else { None };
     let before = (wire.sent_bytes(end)?, others.as_ref().map_or(0, Others::bytes));
-    let outcome = wire.measure(end, Direction::Forward, Plan::default())?.context("the meter failed")?;
+    let outcome = search(wire, end)?;
     let after = (wire.sent_bytes(end)?, others.as_ref().map_or(0, Others::bytes));
     let bytes = (after.0 - before.0).saturating_sub(after.1 - before.1);
     // With the other traffic still there: what iperf3 gets beside it.
@@ -98,6 +100,18 @@ fn measure(wire: &mut Wire, mbps: u64, half: bool, end: usize) -> Result<Row> {
     let iperf = iperf(wire.namespace(end), wire.namespace(1 - end), server, load, Wire::truth(mbps));
     let others_lost = others.map(Others::stop).transpose()?;
     Ok(Row { mbps, half, forward: end == 0, outcome, bytes, iperf, others_lost })
+}
+
+fn search(wire: &mut Wire, end: usize) -> Result<Outcome> {
+    let mut outcome = wire.measure(end, Direction::Forward, Plan::default())?;
+    for _ in 1..TRIES {
+        if !matches!(outcome, Err(Failure::Refused(_))) {
+            break;
+        }
+        sleep(PAUSE);
+        outcome = wire.measure(end, Direction::Forward, Plan::default())?;
+    }
+    outcome.context("the meter failed")
 }
 
 /// Traffic at half the rate of the line.
