@@ -9,6 +9,8 @@
 //! - [`histogram`]: quantiles of durations
 //! - [`accuracy`]: what `cargo xtask bench accuracy` shows
 //! - [`pace`]: how fast tests may send
+//! - [`wire`]: two capacity meters at the ends of a line
+//! - [`mtu`]: what is asked of gateways about path MTUs
 
 pub mod accuracy;
 pub mod bed;
@@ -17,5 +19,7 @@ pub mod failover;
 pub mod figures;
 pub mod histogram;
 pub mod mesh;
+pub mod mtu;
 pub mod pace;
 pub mod traffic;
+pub mod wire;

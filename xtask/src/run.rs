@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::cargo::{self, cargo};
 use crate::progress;
 use crate::setup::{self, For};
+use crate::vm;
 
 /// How much the compiler optimizes.
 #[derive(clap::Args)]
@@ -52,6 +54,15 @@ pub struct Bench {
     /// Print the figures as one JSON object on standard output; everything else goes to standard error
     #[arg(long)]
     json: bool,
+    /// Run it on a stock kernel in a virtual machine, which has the kernel's WireGuard and netem
+    #[arg(long)]
+    vm: bool,
+    /// Series of the distribution's kernel, such as 6.1 or 6.12
+    #[arg(long, short, requires = "vm", default_value = vm::SERIES[1])]
+    kernel: String,
+    /// End the virtual machine after so many seconds
+    #[arg(long, requires = "vm", default_value_t = 3_600, value_name = "SECONDS")]
+    timeout: u64,
     /// More arguments of the bench
     #[arg(last = true)]
     arguments: Vec<OsString>,
@@ -131,7 +142,12 @@ impl Bench {
         if !names().any(|known| known == name) {
             bail!("there is no bench {name:?}; there are: {known}");
         }
+        setup::setup(For::Benches)?;
         let binary = format!("{BENCH_PREFIX}{name}");
+        if self.vm {
+            let arguments = self.json.then(|| "--json".into()).into_iter().chain(self.arguments.iter().cloned());
+            return vm::bench(&self.kernel, Duration::from_secs(self.timeout), &binary, arguments.collect());
+        }
         let directory = Profile::RELEASE.build(&["sdwan", &binary])?;
         exit_code_of(Command::new(directory.join(binary)).args(self.json.then_some("--json")).args(&self.arguments))
     }

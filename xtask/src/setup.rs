@@ -15,6 +15,8 @@ use crate::progress::{run, step};
 pub enum For {
     /// Building.
     Build,
+    /// Building, and running benches.
+    Benches,
     /// Building, running the tests, benches and the demo.
     Tests,
     /// All of that, and virtual machines.
@@ -40,6 +42,8 @@ const TEST_PACKAGES: [(&str, &str); 8] = [
     ("nftables", "nft"),
     ("wireguard-tools", "wg"),
 ];
+/// What the accuracy bench puts beside our own measurements where the distribution has it; it says so where it is missing.
+const REFERENCE_PACKAGES: [&str; 1] = ["irtt"];
 /// What boots a kernel of the distribution, and takes apart what it comes in; the shell tools are everywhere.
 const MACHINE_PACKAGES: [&str; 6] = ["qemu-system-x86", "kmod", "binutils", "zstd", "lz4", "xz-utils"];
 /// An independent implementation of STAMP, which ours is tested against; `tests/tests/stamp/peer.rs` looks for it.
@@ -101,6 +105,9 @@ fn setup_with_apt(purpose: For) -> Result<()> {
         wanted.extend(LINT_PACKAGES.map(String::from));
     }
     install_packages(&wanted)?;
+    if purpose != For::Build && purpose != For::Lint {
+        install_references();
+    }
     if toolchain.is_none() {
         toolchain = Some(Toolchain::find(target)?);
     }
@@ -163,6 +170,19 @@ fn install_packages(packages: &[String]) -> Result<()> {
              `rustup toolchain install nightly --component rust-src` does as well"
         )
     })
+}
+
+/// Installs those of the references that the distribution has. What can't be had is left out: nothing fails without it.
+fn install_references() {
+    let has = |package: &str| {
+        let mut command = Command::new("apt-cache");
+        command.args(["show", "--quiet", "--no-all-versions", package]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let known: Vec<String> = REFERENCE_PACKAGES.iter().filter(|name| has(name)).map(ToString::to_string).collect();
+    if let Err(error) = install_packages(&known) {
+        step(&format!("without {}: {error:#}", known.join(", ")));
+    }
 }
 
 /// Fetches the list of the distribution's packages.

@@ -192,9 +192,14 @@ impl Link {
         self.state().by_kernel
     }
 
-    /// What the emulator did on this line; an error for a line without impairment, and for one by the kernel
+    /// What the emulator did on this line; an error for a line without impairment. Of a line by the kernel there is only
+    /// what came in, went out and was lost, since it was made or its direction was changed
     /// ([`super::Builder::by_keeper`]).
     pub fn statistics(&self) -> Result<LineStatistics> {
+        if self.is_by_kernel() {
+            let (near, far) = self.line_ends();
+            return netem::statistics(&self.parts.lines, [&near, &far]);
+        }
         match self.parts.keeper.ask(&Request::Statistics { name: self.parts.port.clone() })? {
             Response::Statistics(statistics) => Ok(*statistics),
             other => Err(BedError::Keeper(format!("it answers {other:?} when asked for statistics"))),

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::sync::OnceLock;
 
-use super::emulator::{Direction, Distribution, Impairment, Loss};
+use super::emulator::{Direction, Distribution, Impairment, LineStatistics, Loss, PipeStatistics};
+use super::error::{BedError, Result};
 use super::namespace::Namespace;
 
 /// Handle of the queueing discipline that delays and loses, and of the one in it that holds the rate.
@@ -81,6 +82,26 @@ pub fn change(devices: [&str; 2], direction: Direction, old: &Impairment, new: &
 /// Lines of `tc` that take a line apart.
 pub fn part([near, far]: [&str; 2]) -> String {
     [near, far].map(|device| format!("qdisc delete dev {device} root\nqdisc delete dev {device} clsact\n")).concat()
+}
+
+/// What a line did: packets that came in, went out and were lost. Of the rest netem keeps no account that is apart from
+/// these.
+pub fn statistics(namespace: &Namespace, devices: [&str; 2]) -> Result<LineStatistics> {
+    let of = |direction| {
+        let [_, to] = ends(devices, direction);
+        let text = namespace.shell(&format!("tc -s -j qdisc show dev {to} root"))?;
+        account(&text).ok_or_else(|| BedError::Plan(format!("tc tells nothing of netem at {to}: {text}")))
+    };
+    Ok(LineStatistics { up: of(Direction::Up)?, down: of(Direction::Down)?, realtime: false })
+}
+
+/// netem counts what it lets out, what it drops and what it still holds.
+fn account(json: &str) -> Option<PipeStatistics> {
+    let all: serde_json::Value = serde_json::from_str(json).ok()?;
+    let netem = all.as_array()?.iter().find(|one| one["kind"] == "netem")?;
+    let number = |field: &str| netem[field].as_u64();
+    let (forwarded, lost) = (number("packets")?, number("drops")?);
+    Some(PipeStatistics { received: forwarded + lost + number("qlen")?, forwarded, lost, ..PipeStatistics::default() })
 }
 
 /// The line's ends in the order that packets of a direction pass them.
@@ -171,5 +192,14 @@ mod tests {
         let jitter = Impairment::delay_ms(10).jitter(Duration::from_millis(3));
         assert!(netem(&jitter).ends_with("delay 10000us 3000us rate 100gbit"), "{}", netem(&jitter));
         assert!(netem(&Impairment { jitter_reorders: true, ..jitter }).ends_with(" 3000us rate 0bit"));
+    }
+    #[test]
+    fn what_tc_tells_of_netem_is_understood() {
+        let json = r#"[{"kind":"netem","handle":"1:","root":true,"bytes":840,"packets":10,"drops":2,"overlimits":0,
+            "requeues":0,"backlog":126,"qlen":3},{"kind":"clsact","handle":"ffff:","bytes":0,"packets":0,"drops":0}]"#;
+        let statistics = account(json).expect("it is understood");
+        assert_eq!((statistics.received, statistics.forwarded, statistics.lost), (15, 10, 2));
+        assert_eq!(account("[]"), None);
+        assert_eq!(account("Error"), None);
     }
 }

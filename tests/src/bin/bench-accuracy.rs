@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use sdwan_tests::{accuracy, bed};
 
@@ -12,6 +12,9 @@ struct Arguments {
     /// Print the figures as one JSON object on standard output; everything else goes to standard error
     #[arg(long)]
     json: bool,
+    /// Run this part only; the figures of the others have no value then
+    #[arg(long, value_enum)]
+    part: Option<accuracy::Part>,
 }
 
 fn main() -> Result<ExitCode> {
@@ -20,7 +23,7 @@ fn main() -> Result<ExitCode> {
     if let Err(reason) = bed::available() {
         ensure!(false, "the bench can't run here: {reason}");
     }
-    let figures = accuracy::run().context("the bench ended early")?;
+    let figures = accuracy::run(arguments.part);
     if arguments.json {
         println!("{}", figures.to_json());
     } else {

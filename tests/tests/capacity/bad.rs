@@ -11,8 +11,9 @@ use sdwan::engine::capacity::{Direction, Framing};
 use sdwan::measure::capacity::{Event, Failure, Message, PORT, Rule, Verdict};
 use sdwan_tests::bed::Namespace;
 use sdwan_tests::needs_bed;
+use sdwan_tests::wire::{Wire, tunnel};
 
-use crate::wire::{Wire, judge, tunnel};
+use crate::plain::judge;
 
 /// A socket in a namespace; on the port of the protocol beside the meter's if `shares`.
 fn socket(namespace: &Namespace, local: SocketAddr, shares: bool) -> UdpSocket {
@@ -55,9 +56,9 @@ fn forged(session: u64) -> Vec<Vec<u8>> {
 #[test]
 fn forged_foreign_truncated_and_oversized_packets_change_no_estimate_and_are_counted() {
     needs_bed!();
-    let mut wire = Wire::new();
-    wire.limit("b", 20, 16_000);
-    wire.limit("a", 200, 64_000);
+    let mut wire = Wire::new().expect("the line is built");
+    wire.limit("b", 20, 16_000).expect("the line is limited");
+    wire.limit("a", 200, 64_000).expect("the line is limited");
     let (a, b) = (wire.address("a", PORT), wire.address("b", PORT));
     let hosts = [wire.bed.site("a").namespace().clone(), wire.bed.site("b").namespace().clone()];
     let foreign = socket(&hosts[1], wire.address("b", 0), false);
@@ -75,7 +76,7 @@ fn forged_foreign_truncated_and_oversized_packets_change_no_estimate_and_are_cou
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
-        let outcome = wire.measure(0, Direction::Forward, Plan::default()).expect("a measures");
+        let outcome = wire.measure(0, Direction::Forward, Plan::default()).expect("a can").expect("a measures");
         stop.store(true, Ordering::Relaxed);
         outcome
     });
@@ -93,7 +94,7 @@ fn forged_foreign_truncated_and_oversized_packets_change_no_estimate_and_are_cou
 #[test]
 fn from_the_peer_itself_nonsense_is_counted_and_the_answer_is_no_longer_than_the_question() {
     needs_bed!();
-    let mut wire = Wire::new();
+    let mut wire = Wire::new().expect("the line is built");
     let host = wire.bed.site("b").namespace().clone();
     // The peer's own socket is gone: this one is the peer.
     wire.ends[1].meter.reconcile_named(&Default::default());
@@ -138,14 +139,15 @@ fn from_the_peer_itself_nonsense_is_counted_and_the_answer_is_no_longer_than_the
 #[test]
 fn a_peer_that_does_not_consent_is_sent_no_train() {
     needs_bed!();
-    let mut wire = Wire::new();
+    let mut wire = Wire::new().expect("the line is built");
     let way = wire.ends[1].way;
     for reason in [Reason::Metered, Reason::Unwilling] {
         let rule = Rule { consent: Err(reason), framing: Framing::none(1_500), passive: 0 };
         wire.ends[1].meter.set_rules([((tunnel(), way.peer), rule)].into());
         let host = wire.bed.site("b").namespace().clone();
         let before = host.statistic("isp1", "rx_bytes").expect("the counter is read");
-        let failure = wire.measure(0, Direction::Forward, Plan::default()).expect_err("b does not want to");
+        let failure =
+            wire.measure(0, Direction::Forward, Plan::default()).expect("a can").expect_err("b does not want to");
         assert!(matches!(failure, Failure::Refused(other) if other == reason), "{failure}");
         let came = host.statistic("isp1", "rx_bytes").expect("the counter is read") - before;
         assert!(came < 1_000, "{came} bytes came in at b");

@@ -3,4 +3,3 @@
 mod bad;
 mod mesh;
 mod plain;
-mod wire;

@@ -8,15 +8,14 @@ mod nat;
 mod routed;
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sdwan::api::views::{MtuView, PathView};
 use sdwan::engine::mtu::How;
-use sdwan_tests::bed::{Bed, Families, Host};
+use sdwan_tests::bed::{Bed, Host};
 use sdwan_tests::mesh::{Gateway, Mesh, MeshOptions};
+use sdwan_tests::mtu::{self, PATIENCE, inner};
 use sdwan_tests::pace::patience;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A mesh that is up and whose paths have all been searched.
 fn mesh_on(bed: Bed, options: &MeshOptions) -> Mesh {
@@ -33,18 +32,6 @@ fn host<'a>(mesh: &'a Mesh, site: &str) -> &'a Host {
     mesh.bed().site(site).host(0)
 }
 
-/// Bytes around an inner packet.
-fn overhead(families: Families) -> u16 {
-    if families == Families::V6 { 80 } else { 60 }
-}
-
-/// The largest inner packet of the only path of a tunnel. Its interface is made for it, as long as that leaves what IPv6
-/// needs; then WireGuard's padding takes its share.
-fn inner(mtu: u16, families: Families) -> u16 {
-    let room = mtu - overhead(families);
-    if room >= 1280 { room } else { room / 16 * 16 }
-}
-
 /// The carried WireGuard looks at its interface's MTU twice a second: its padding and its buffers follow by then.
 fn carried_wireguard_follows() {
     std::thread::sleep(Duration::from_millis(700));
@@ -52,29 +39,17 @@ fn carried_wireguard_follows() {
 
 /// Waits until all paths of a gateway are as wanted; returns how long that took.
 fn wait_for_mtu(gateway: &Gateway, what: &str, wanted: impl Fn(&PathView) -> bool) -> Duration {
-    let start = Instant::now();
-    gateway
-        .wait_for(what, patience(PATIENCE), |gateway| {
-            let paths = gateway.paths()?;
-            let wrong = paths.iter().find(|path| !wanted(path));
-            Ok(wrong.map_or(Ok(()), |path| Err(format!("{:?} {} {}", path.underlay_mtu, path.mtu_by, path.mtu))))
-        })
-        .expect("the MTU is found");
-    start.elapsed()
+    mtu::wait_for_mtu(gateway, what, wanted).expect("the MTU is found")
 }
 
 /// `sdwan measure mtu` on the only path of a gateway.
 fn measure(gateway: &Gateway, peer: &str) -> MtuView {
-    let view: MtuView = gateway.json(&["measure", "mtu", peer, "0-0"]).expect("the search ends");
-    assert!(view.finished && view.contact, "{view:?}");
-    view
+    mtu::measure_mtu(gateway, peer).expect("the search ends")
 }
 
 /// The only path of a gateway.
 fn path(gateway: &Gateway) -> PathView {
-    let mut paths = gateway.paths().expect("the paths are listed");
-    assert_eq!(paths.len(), 1);
-    paths.remove(0)
+    mtu::only_path(gateway).expect("there is one path")
 }
 
 /// MTU of the kernel's route from a gateway to an address.

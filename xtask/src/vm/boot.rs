@@ -1,7 +1,7 @@
 //! One run of a virtual machine.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -14,6 +14,8 @@ use super::kernel::Kernel;
 use crate::progress::step;
 
 const EMULATOR: &str = "qemu-system-x86_64";
+/// The third serial line, in the machine.
+pub const OUTPUT_DEVICE: &str = "/dev/ttyS2";
 /// Room for the image twice (as it is loaded and as it is unpacked) and for a mesh of daemons with their maps, MiB.
 const MEMORY_MIB: u32 = 2_560;
 /// How long a virtual machine that only says that it lives gets to do so.
@@ -46,7 +48,7 @@ impl Acceleration {
             return Ok(if answer == "works" { Self::Kvm } else { Self::Emulation });
         }
         step("trying KVM");
-        let run = Run { kernel, acceleration: Self::Kvm, timeout: TRIAL, quiet: true };
+        let run = Run { kernel, acceleration: Self::Kvm, timeout: TRIAL, console: Console::Nothing };
         let works = run.boot(&[base], "true", directory).is_ok_and(|status| status == 0);
         fs::write(&kept, if works { "works" } else { "hangs" })
             .with_context(|| format!("can't write {}", kept.display()))?;
@@ -75,6 +77,17 @@ impl Acceleration {
     }
 }
 
+/// Where what the machine prints goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// To standard output.
+    Output,
+    /// To standard error; what the command writes to [`OUTPUT_DEVICE`] goes to standard output in the end.
+    Errors,
+    /// Nowhere.
+    Nothing,
+}
+
 /// How a virtual machine is run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
@@ -84,13 +97,13 @@ pub struct Run<'a> {
     pub acceleration: Acceleration,
     /// The machine is ended after this.
     pub timeout: Duration,
-    /// Nothing of what it prints is shown.
-    pub quiet: bool,
+    /// Where what it prints goes.
+    pub console: Console,
 }
 
 impl Run<'_> {
     /// Boots with these archives as the initial file system, runs a shell line and returns its exit status. What the
-    /// line prints goes to standard output as it comes.
+    /// line prints goes where [`Self::console`] says as it comes.
     ///
     /// # Errors
     /// When the machine can't be started, takes too long, or ends without having told a status.
@@ -99,8 +112,16 @@ impl Run<'_> {
         concatenate(archives, line, &image)?;
         // That of an earlier run must not be taken for this one's.
         fs::write(&status, "").with_context(|| format!("can't write {}", status.display()))?;
-        let mut machine = self.command(&image, &status).spawn().with_context(|| format!("can't start {EMULATOR}"))?;
+        let output = directory.file("output");
+        let mut machine =
+            self.command(&image, &status, &output).spawn().with_context(|| format!("can't start {EMULATOR}"))?;
         self.wait(&mut machine, &status)?;
+        if self.console == Console::Errors {
+            let output = fs::read(&output).with_context(|| format!("can't read {}", output.display()))?;
+            // A terminal in there may end lines in its own way.
+            let plain: Vec<u8> = output.into_iter().filter(|byte| *byte != b'\r').collect();
+            io::stdout().write_all(&plain).context("can't write what the command printed")?;
+        }
         let told = fs::read_to_string(&status).with_context(|| format!("can't read {}", status.display()))?;
         match told.trim().parse() {
             Ok(status) => Ok(status),
@@ -111,19 +132,22 @@ impl Run<'_> {
         }
     }
 
-    fn command(&self, image: &Path, status: &Path) -> Command {
+    fn command(&self, image: &Path, status: &Path, output: &Path) -> Command {
         // The machine ends when this process does, however that ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", EMULATOR]).args(self.acceleration.arguments());
         command.args(["-rtc", "base=utc,clock=host", "-machine", "q35", "-m", &MEMORY_MIB.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
         command.arg("-serial").arg(prefixed("file:", status));
+        command.arg("-serial").arg(prefixed("file:", output));
         command.arg("-kernel").arg(&self.kernel.vmlinux).arg("-initrd").arg(image);
         // The image is tmpfs: a test's files may fill more than half of the memory. Only what ends the kernel is shown.
         command.args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on"]);
         command.stdin(Stdio::null());
-        if self.quiet {
-            command.stdout(Stdio::null()).stderr(Stdio::null());
+        match self.console {
+            Console::Output => {}
+            Console::Errors => drop(command.stdout(Stdio::from(io::stderr()))),
+            Console::Nothing => drop(command.stdout(Stdio::null()).stderr(Stdio::null())),
         }
         command
     }

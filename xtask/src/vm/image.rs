@@ -14,7 +14,7 @@ use super::kernel::Kernel;
 use crate::progress::step;
 
 /// Programs that tests and operators call; the distribution's own, for their options differ from busybox's.
-const TOOLS: [&str; 89] = [
+const TOOLS: [&str; 90] = [
     // Networking.
     "ip",
     "tc",
@@ -26,6 +26,7 @@ const TOOLS: [&str; 89] = [
     "tcpdump",
     "iperf3",
     "ping",
+    "irtt",
     "traceroute",
     // System.
     "mount",
@@ -109,7 +110,7 @@ const TOOLS: [&str; 89] = [
     "md5sum",
 ];
 /// Programs that are convenient but not everywhere.
-const OPTIONAL: [&str; 3] = ["strace", "xxd", "traceroute"];
+const OPTIONAL: [&str; 4] = ["strace", "xxd", "traceroute", "irtt"];
 /// Files and directories that programs read.
 const DATA: [&str; 8] = [
     "/etc/passwd",

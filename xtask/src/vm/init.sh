@@ -19,6 +19,7 @@ mkdir -p /run/lock /run/netns
 modprobe tun
 # The host reads plain lines.
 stty -F /dev/ttyS0 -onlcr -echo
+stty -F /dev/ttyS2 -onlcr -echo
 ip link set lo up
 cd /
 sh /command </dev/null >/dev/ttyS0 2>&1

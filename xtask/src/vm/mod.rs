@@ -22,9 +22,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::cargo::workspace;
 use crate::setup::{self, For};
-use boot::{Acceleration, Run, RunDirectory};
+use boot::{Acceleration, Console, Run, RunDirectory};
 use kernel::Kernel;
 pub use kernel::SERIES;
+use programs::Program;
 pub use programs::build as programs;
 
 /// Arguments of `vm`.
@@ -47,19 +48,42 @@ impl Vm {
     /// # Errors
     /// When this machine can't run a virtual machine, or the virtual machine crashes or takes too long.
     pub fn run(&self) -> Result<ExitCode> {
-        let cache = cache()?;
         let kernel = prepare(&self.kernel)?;
         let programs = programs::build()?;
-        let base = image::base(&kernel, &cache)?;
-        programs::forget_old(&programs, &cache)?;
-        let directory = RunDirectory::create(&cache)?;
-        let archive = directory.file("programs.cpio");
-        programs::archive(&programs, &cache, &archive)?;
-        let acceleration = Acceleration::find(&kernel, &base, &cache, &directory)?;
-        let run = Run { kernel: &kernel, acceleration, timeout: Duration::from_secs(self.timeout), quiet: false };
-        let line = shell_line(&self.command, acceleration.pace())?;
-        run.boot(&[&base, &archive], &line, &directory).map(ExitCode::from)
+        programs::forget_old(&programs, &cache()?)?;
+        run_programs(&kernel, &programs, &self.command, Duration::from_secs(self.timeout), Console::Output)
     }
+}
+
+/// Runs a bench, optimized, and hands on its exit status. Of its streams only standard output gets to that of this
+/// process, when it has ended.
+///
+/// # Errors
+/// As [`Vm::run`].
+pub fn bench(kernel: &str, timeout: Duration, binary: &str, arguments: Vec<OsString>) -> Result<ExitCode> {
+    let kernel = prepare(kernel)?;
+    // The bench's daemons, and what holds its namespaces.
+    let programs = programs::build_optimized(&["sdwan", "sdwan-bed", binary])?;
+    let command: Vec<OsString> = std::iter::once(binary.into()).chain(arguments).collect();
+    run_programs(&kernel, &programs, &command, timeout, Console::Errors)
+}
+
+fn run_programs(
+    kernel: &Kernel,
+    programs: &[Program],
+    command: &[OsString],
+    timeout: Duration,
+    console: Console,
+) -> Result<ExitCode> {
+    let cache = cache()?;
+    let base = image::base(kernel, &cache)?;
+    let directory = RunDirectory::create(&cache)?;
+    let archive = directory.file("programs.cpio");
+    programs::archive(programs, &cache, &archive)?;
+    let acceleration = Acceleration::find(kernel, &base, &cache, &directory)?;
+    let run = Run { kernel, acceleration, timeout, console };
+    let line = shell_line(command, acceleration.pace(), console)?;
+    run.boot(&[&base, &archive], &line, &directory).map(ExitCode::from)
 }
 
 /// Installs what virtual machines take, and makes a kernel ready.
@@ -105,7 +129,7 @@ fn text_of(command: &mut Command) -> Result<String> {
 }
 
 /// The command as a line of shell: each word in quotes.
-fn shell_line(command: &[OsString], pace: &str) -> Result<String> {
+fn shell_line(command: &[OsString], pace: &str, console: Console) -> Result<String> {
     let directory = quoted(&workspace().join("tests").to_string_lossy());
     // What `sdwan_tests::pace` reads.
     let mut line = format!("cd {directory}\nexport SDWAN_TEST_PACE={pace}\nexec");
@@ -113,6 +137,9 @@ fn shell_line(command: &[OsString], pace: &str) -> Result<String> {
         let word = word.to_str().with_context(|| format!("{word:?} is not UTF-8"))?;
         line.push(' ');
         line.push_str(&quoted(word));
+    }
+    if console == Console::Errors {
+        line.push_str(&format!(" >{}", boot::OUTPUT_DEVICE));
     }
     line.push('\n');
     Ok(line)
@@ -129,7 +156,9 @@ mod tests {
     #[test]
     fn every_word_reaches_the_command_as_it_was_typed() {
         let command = ["sh", "-c", "echo 'a b' $HOME"].map(OsString::from);
-        let line = shell_line(&command, "1").expect("it is text");
+        let line = shell_line(&command, "1", Console::Output).expect("it is text");
         assert!(line.ends_with(" 'sh' '-c' 'echo '\\''a b'\\'' $HOME'\n"), "{line}");
+        let apart = shell_line(&command, "1", Console::Errors).expect("it is text");
+        assert!(apart.ends_with(" $HOME' >/dev/ttyS2\n"), "{apart}");
     }
 }

@@ -31,8 +31,21 @@ pub struct Program {
 /// # Errors
 /// When the build fails.
 pub fn build() -> Result<Vec<Program>> {
+    build_with(&["--lib", "--bins", "--tests"])
+}
+
+/// Builds these binaries, optimized, and returns them.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_optimized(binaries: &[&str]) -> Result<Vec<Program>> {
+    let chosen: Vec<&str> = binaries.iter().flat_map(|binary| ["--bin", binary]).chain(["--release"]).collect();
+    build_with(&chosen)
+}
+
+fn build_with(arguments: &[&str]) -> Result<Vec<Program>> {
     let mut command = cargo("build");
-    command.args(cargo::USER_SPACE).args(["--lib", "--bins", "--tests", "--message-format", "json-render-diagnostics"]);
+    command.args(cargo::USER_SPACE).args(arguments).args(["--message-format", "json-render-diagnostics"]);
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("can't start cargo")?;
     if !output.status.success() {
         bail!("the programs under test don't build: {}", output.status);

@@ -19,8 +19,9 @@ use crate::engine::time::Time;
 
 /// How long a train of the climb lasts, if that is not too few packets.
 const CLIMB: Duration = Duration::from_millis(20);
-/// How long the train lasts that confirms a lower bound.
+/// How long the train lasts that confirms a lower bound, and at least, where the bytes don't do for that.
 const CONFIRM: Duration = Duration::from_millis(200);
+const LEAST_CONFIRM: Duration = Duration::from_millis(50);
 /// Least packets of a train.
 const LEAST_PACKETS: u16 = 10;
 /// Readings that settle it, if they agree this well, as a share …
@@ -42,6 +43,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 const REST: u32 = 9;
 /// Share of the allowance that trains may use: questions and reports need some, too.
 const TRAINS: f64 = 0.92;
+/// What a train delivered without filling the path earns bytes by this share of it: a token bucket lets a short one pass
+/// faster than the line, and nobody knows yet that it is one.
+const PROVEN: f64 = 0.45;
+/// A train that was this much faster than the estimate, and didn't fill the path, says that the estimate is too low.
+const BEYOND: f64 = 1.1;
+/// How much longer than usual a train of the climb may become that fills the path only at its end.
+const MOST_LONGER: f64 = 8.0;
 /// Trains without a report in a row after which the search gives up.
 const MOST_SILENT: u32 = 3;
 /// Trains in a row that this machine sent too slowly, before that counts as its limit.
@@ -193,6 +201,9 @@ pub struct Search {
     crowded: u32,
     /// Largest rate that arrived as it was sent, bit/s.
     delivered: f64,
+    /// Smallest rate that was read of a full path, bit/s, whatever became of that reading: what is read too large must
+    /// not earn bytes for itself.
+    least: f64,
     noise: f64,
     loss: f64,
     /// Smallest delay of the session, s.
@@ -226,6 +237,7 @@ impl Search {
             fastest: 0.0,
             crowded: 0,
             delivered: 0.0,
+            least: f64::INFINITY,
             noise: 0.0,
             loss: 0.0,
             floor: f64::INFINITY,
@@ -247,6 +259,8 @@ impl Search {
         let Some(train) = self.train() else {
             let ended = match () {
                 () if !self.readings.is_empty() || self.first.is_some() => Ended::Found,
+                // It sent more slowly than it meant to until the bytes were gone.
+                () if self.slow > 0 => Ended::SenderLimited,
                 () if self.silent > 0 => Ended::Silent,
                 () => Ended::Budget,
             };
@@ -315,6 +329,9 @@ impl Search {
             // The queue overflowed, and others lost packets, too: from now on it isn't filled to its end.
             self.room = self.room.min(0.6 * reading.growth).max(LEAST_ROOM);
         }
+        if reading.saturated {
+            self.least = self.least.min(total(reading).unwrap_or(f64::INFINITY));
+        }
         match self.phase {
             Phase::Climb { rate, longer } => self.climbed(rate, longer, &reading),
             Phase::Refine { estimate } => self.refined(estimate, reading),
@@ -333,7 +350,11 @@ impl Search {
                     self.phase = Phase::Refine { estimate: queued.rate + queued.other };
                 }
                 // Filled only at its end: the same again, longer.
-                None if longer < 2.0 => self.phase = Phase::Climb { rate, longer: longer * 1.3 },
+                None if longer < MOST_LONGER => {
+                    // No faster than this machine really was: its bytes are better spent on time.
+                    let rate = rate.min(reading.sent);
+                    self.phase = Phase::Climb { rate, longer: longer * 1.6 };
+                }
                 None => self.phase = Phase::Refine { estimate: reading.received },
             }
             return;
@@ -376,7 +397,7 @@ impl Search {
         let Some(queued) = reading.queued.filter(|_| reading.saturated) else {
             self.delivered = self.delivered.max(reading.received.min(reading.sent));
             let received = reading.received;
-            if reading.sent < 0.9 * estimate {
+            if reading.sent < BEYOND * estimate {
                 self.slow += 1;
                 if self.slow > MOST_SLOW {
                     match self.readings.is_empty() && self.first.is_none() {
@@ -389,6 +410,7 @@ impl Search {
             // Not full at a rate above the estimate: that was too low, and so were the readings.
             self.readings.retain(|reading| reading.queued.is_some_and(|queued| queued.rate + queued.other > received));
             self.first = None;
+            self.least = self.least.max(PROVEN * received);
             self.phase = Phase::Refine { estimate: (estimate * 1.25).max(received * 1.1) };
             return;
         };
@@ -433,17 +455,15 @@ impl Search {
             return None;
         }
         let size = f64::from(self.plan.size);
-        let (rate, bytes, known) = match self.phase {
+        let sure = self.sure();
+        let left = self.allowance(sure) - self.bytes as f64;
+        let (rate, bytes) = match self.phase {
             Phase::Climb { rate, longer } => {
                 // Long enough to stand out from the delay's own variation.
                 let time = (CLIMB.as_secs_f64() * longer).max(4.0 * self.noise).min(0.2);
-                (rate, (rate * time / 8.0).max(size * f64::from(LEAST_PACKETS)), self.delivered.max(rate * 0.5))
+                (rate, (rate * time / 8.0).max(size * f64::from(LEAST_PACKETS)))
             }
             Phase::Refine { estimate } => {
-                // By the smallest that was read: what is too large must not earn bytes for itself.
-                let least = self.totals().into_iter().chain(self.first.and_then(total)).fold(f64::INFINITY, f64::min);
-                let sure = if least.is_finite() { estimate.min(least) } else { estimate.min(self.delivered) };
-                let left = self.allowance(sure) - self.bytes as f64;
                 let turns = READINGS.saturating_sub(self.readings.len()).max(1) as f64;
                 let fair = left / turns;
                 let mut factor = FACTORS[self.readings.len() % READINGS];
@@ -461,9 +481,12 @@ impl Search {
                 if bytes < enough.min(lead(factor) + 24.0 * size) {
                     return None;
                 }
-                (factor * estimate, bytes, sure)
+                (factor * estimate, bytes)
             }
-            Phase::Confirm { rate } => (rate, rate * CONFIRM.as_secs_f64() / 8.0, rate),
+            Phase::Confirm { rate } => {
+                let bytes = |time: Duration| rate * time.as_secs_f64() / 8.0;
+                (rate, bytes(CONFIRM).min(left.max(bytes(LEAST_CONFIRM))))
+            }
             Phase::Over(_) => return None,
         };
         let rate = rate.min(self.plan.ceiling as f64);
@@ -471,10 +494,21 @@ impl Search {
         // The first trains are few packets, and what the path carries isn't known yet.
         let opening = f64::from(LEAST_PACKETS) * size * 2.0;
         let spent = self.bytes as f64 + f64::from(packets) * size;
-        if spent > self.allowance(known).max(opening) {
+        if spent > self.allowance(sure).max(opening) {
             return None;
         }
         Some(Train { number: self.sent, packets, size: self.plan.size, rate: rate as u64 })
+    }
+
+    /// What the path carries for sure as far as its bytes are concerned, bit/s.
+    fn sure(&self) -> f64 {
+        match self.phase {
+            Phase::Refine { estimate } if self.least.is_finite() => estimate.min(self.least),
+            _ if self.least.is_finite() => self.least,
+            // Before the first report there is what was known before, which the first train keeps well below.
+            Phase::Climb { rate, .. } if self.delivered == 0.0 => rate * 0.5,
+            _ => PROVEN * self.delivered,
+        }
     }
 
     /// Bytes that may be used on a path of this capacity.

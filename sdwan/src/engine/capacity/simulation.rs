@@ -11,6 +11,10 @@ use crate::engine::time::Time;
 
 /// Time between two stalls, s.
 const STALLS: f64 = 0.037;
+/// Mean time between two moments at which the sender is held up, s.
+const HOLDS: f64 = 0.010;
+/// A sender that is later than this doesn't make up for it, s.
+const LATE: f64 = 0.005;
 
 /// What the line does.
 #[derive(Clone, Debug)]
@@ -37,6 +41,8 @@ pub struct Line {
     pub stall: f64,
     /// What the sender can do, bit/s.
     pub sender: f64,
+    /// The sender is held up by others for up to so long, s, about every 10 ms, and makes up for it.
+    pub held: f64,
     /// Drops what exceeds the bucket instead of queueing it.
     pub polices: bool,
 }
@@ -56,6 +62,7 @@ impl Line {
             clump: 0.0,
             stall: 0.0,
             sender: 20e9,
+            held: 0.0,
             polices: false,
         }
     }
@@ -122,15 +129,21 @@ fn cross(world: &mut World, at: f64, arrivals: &mut Vec<(f64, u64)>) {
 }
 
 fn send(world: &mut World, train: &Train, start: f64) -> (Sent, TrainReport, f64) {
-    let rate = (train.rate as f64).min(world.line.sender);
-    let gap = f64::from(train.size) * 8.0 / rate;
+    let gap = f64::from(train.size) * 8.0 / train.rate as f64;
+    let least_gap = f64::from(train.size) * 8.0 / world.line.sender;
     let mut own = Vec::new();
     cross(world, start, &mut own);
     own.clear();
     let mut arrivals = Vec::new();
-    let mut at = start;
+    let (mut at, mut base, mut ready) = (start, start, start);
     for index in 0..train.packets {
-        at = start + gap * f64::from(index);
+        if world.line.held > 0.0 && world.random.random::<f64>() < gap / HOLDS {
+            ready += world.random.random_range(0.0..world.line.held);
+        }
+        let due = base + gap * f64::from(index);
+        at = due.max(ready);
+        base += if at - due > LATE { at - due } else { 0.0 };
+        ready = at + least_gap;
         cross(world, at, &mut own);
         let since = at % STALLS;
         let enters = if since < world.line.stall { at - since + world.line.stall } else { at };

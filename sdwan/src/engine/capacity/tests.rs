@@ -35,6 +35,11 @@ fn worst(line: &Line, plan: &Plan) -> (f64, f64) {
 }
 
 fn check(name: &str, line: Line, bound: f64) {
+    if name.starts_with("others") {
+        for seed in 1..=10 {
+            println!("XX {:?}", run(line.clone(), Plan::default(), seed).outcome);
+        }
+    }
     let (wrong, bytes) = worst(&line, &Plan::default());
     println!("{name} at {} Mbit/s: error {:.2} %, bytes {:.2} %", line.rate / 1e6, wrong * 100.0, bytes * 100.0);
     assert!(wrong <= bound, "{name}: {wrong} at {line:?}");
@@ -88,6 +93,28 @@ fn a_machine_that_stands_still_now_and_then_is_no_other_line() {
             check(&format!("stalls of {stall} s"), Line { stall, ..Line::of(rate) }, 0.05);
         }
     }
+}
+
+#[test]
+fn a_sender_that_is_busy_and_hardly_faster_than_the_line_earns_no_bytes_for_itself() {
+    let mut most = 0.0;
+    for (rate, burst) in [(100e6, 64e3), (500e6, 256e3), (500e6, 1e6)] {
+        for ahead in [1.02, 1.05, 1.1, 1.2, 1.3, 1.6, 2.2] {
+            for (held, stall) in [(0.001, 0.0), (0.004, 0.0), (0.012, 0.0), (0.004, 0.003), (0.0, 0.0)] {
+                for seed in 1..=4 {
+                    let line = Line { burst, sender: rate * ahead, held, stall, ..Line::of(rate) };
+                    let outcome = run(line.clone(), Plan::default(), seed).outcome;
+                    let (wrong, bytes) = (error(&outcome, rate), used(&outcome, rate));
+                    assert!(bytes <= 0.01, "{bytes} of the bytes at {line:?}: {outcome:?}");
+                    // What is hardly faster than the line may not fill it; what does isn't taken for more than it is.
+                    let found = outcome.ended == Ended::Found;
+                    assert!(!found || wrong <= 0.05, "{wrong} at {line:?}: {outcome:?}");
+                    most = f64::max(most, bytes);
+                }
+            }
+        }
+    }
+    println!("at most {:.3} % of the bytes", most * 100.0);
 }
 
 #[test]
