@@ -314,6 +314,10 @@ impl Path {
         if self.answers_at_pace > settings.missed {
             self.patience = self.pace;
         }
+        if self.state == PathState::Starting && self.answers_in_row == 1 {
+            // Nor must what was lost while the tunnel's ends shook hands.
+            self.forget_loss(settings);
+        }
         if self.usable_uplink.is_err() {
             return Ok(None);
         }
@@ -324,9 +328,7 @@ impl Path {
             PathState::Down => {
                 self.recovering_since = now;
                 // The outage must not count against the path that came back.
-                self.estimator.forget_loss(settings.loss_window);
-                self.quality.loss = Loss::default();
-                self.direct = DirectLoss::new(settings.loss_window);
+                self.forget_loss(settings);
                 self.go(PathState::Recovering, Cause::Answers, now)
             }
             _ => None,
@@ -414,6 +416,13 @@ impl Path {
     /// No answer for longer than `bound`, though the driver was there to read one.
     fn silent_for(&self, now: Time, bound: Duration) -> bool {
         self.last_answer.is_none_or(|answer| now.since(answer) > bound + self.stall.excuse(answer))
+    }
+
+    fn forget_loss(&mut self, settings: &Settings) {
+        self.estimator.forget_loss(settings.loss_window);
+        self.quality.loss = Loss::default();
+        self.quality.recent_loss = 0.0;
+        self.direct = DirectLoss::new(settings.loss_window);
     }
 
     fn lossy(&self) -> bool {

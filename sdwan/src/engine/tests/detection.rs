@@ -59,6 +59,19 @@ fn a_path_by_satellite_comes_up_stays_up_and_is_left_within_its_detection_time()
 }
 
 #[test]
+fn what_was_lost_before_the_first_answer_does_not_count_against_a_path_that_comes_up() {
+    let mut world = World::with(fast(), SiteId([0; 16]), 1, default_policies());
+    let key = world.key(1, 1, 1);
+    *world.link(key) = Truth { rtt: ms(600), alive: false, lose_every: 0 };
+    let start = world.now;
+    world.run(ms(2_000));
+    world.link(key).alive = true;
+    world.run(ms(5_000));
+    assert_eq!(world.state(key), PathState::Up);
+    assert_eq!(downs(&world, key, start), 0);
+}
+
+#[test]
 fn a_steady_path_is_left_fast_however_long_it_is() {
     for rtt in [2, 40, 600] {
         let mut world = World::with(fast(), SiteId([0; 16]), 1, default_policies());
