@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod engine;
 pub mod measure;
 pub mod net;
+pub mod recording;
 pub mod store;
 pub mod trust;
 pub mod tunnel;

@@ -318,6 +318,11 @@ impl Gateway {
 
     /// Starts the daemon unless it runs.
     pub fn start(&self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// Starts the daemon with these options of `sdwan run`, unless it runs.
+    pub fn start_with(&self, options: &[&str]) -> Result<()> {
         let mut daemon = self.daemon();
         if let Some(process) = daemon.as_mut()
             && process.ended()?.is_none()
@@ -325,7 +330,7 @@ impl Gateway {
             return Ok(());
         }
         let mut command = self.command()?;
-        command.arg("run").env("RUST_BACKTRACE", "1");
+        command.arg("run").args(options).env("RUST_BACKTRACE", "1");
         *daemon = Some(Process::start(&format!("daemon of {}", self.name), command, &self.log())?);
         Ok(())
     }

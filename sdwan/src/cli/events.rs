@@ -119,7 +119,8 @@ pub(super) fn render(events: &Listing<EventView>, output: &Output) -> String {
     text
 }
 
-fn line(event: &EventView, output: &Output) -> String {
+/// One event on one line.
+pub(super) fn line(event: &EventView, output: &Output) -> String {
     let kind = event.event.kind;
     let tone = match kind {
         EventKind::PathUp | EventKind::SiteUp | EventKind::UplinkUp | EventKind::PathImproved => Tone::Good,

@@ -15,6 +15,7 @@ mod output;
 mod paths;
 mod policies;
 mod reload;
+mod replay;
 mod run;
 mod site;
 mod sites;
@@ -95,6 +96,8 @@ enum Command {
     Policies(policies::Args),
     /// Show what happened
     Events(events::Args),
+    /// Run the engine over a recording of `sdwan run --record`, and show what it decides
+    Replay(replay::Args),
     /// Say which path a flow takes, and why
     Explain(explain::Args),
     /// Measure on demand
@@ -190,6 +193,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Mesh(command) => command.run(&context.output).map(|()| Exit::Ok),
         Command::Site(command) => command.run(&context.output).map(|()| Exit::Ok),
         Command::UserspaceWireguard(args) => args.run().map(|()| Exit::Ok),
+        Command::Replay(args) => args.run(&context.output),
         other => ask(other, context),
     }
 }
@@ -199,7 +203,11 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Run(_) | Command::Mesh(_) | Command::Site(_) | Command::UserspaceWireguard(_) => {
+            Command::Run(_)
+            | Command::Mesh(_)
+            | Command::Site(_)
+            | Command::UserspaceWireguard(_)
+            | Command::Replay(_) => {
                 unreachable!("these don't talk to the daemon")
             }
             Command::Down(args) => args.run(context).await,

@@ -24,14 +24,15 @@ use crate::config::Config;
 use crate::dataplane::desired::LanIngress;
 use crate::dataplane::{PlaneEvent, Reader};
 use crate::discovery::{DiscoveryEvent, DiscoveryHandle};
+use crate::engine::Time;
 use crate::engine::events::{EngineEvent, EventKind};
 use crate::engine::input::{Changes, Gone, Input};
 use crate::engine::mtu::Known;
 use crate::engine::path::PathState;
 use crate::engine::types::{PathKey, SiteId, TunnelKey};
-use crate::engine::{Engine, Time};
 use crate::measure::{Prober, Received, clock};
 use crate::net::{NetSnapshot, UplinkSpec};
+use crate::recording::RecordedEngine;
 use crate::store::{FlowSample, Record, SiteRecord, Store};
 use crate::tunnel::{BackendKind, DesiredTunnels, TunnelReport};
 
@@ -101,7 +102,7 @@ pub enum Exit {
 pub struct Core {
     pub(super) config: Config,
     pub(super) identity: Identity,
-    pub(super) engine: Engine,
+    pub(super) engine: RecordedEngine,
     pub(super) policies: Policies,
     pub(super) store: Store,
     pub(super) prober: Prober,
@@ -142,7 +143,7 @@ pub struct Parts {
     /// End of the certificate, Unix time in s.
     pub certificate_expires_unix: u64,
     /// The engine.
-    pub engine: Engine,
+    pub engine: RecordedEngine,
     /// The policies.
     pub policies: Policies,
     /// The store.
@@ -291,7 +292,7 @@ impl Core {
                 self.prober.send(probe.path.tunnel, site.remote().overlay, probe.sequence, probe.hears);
             }
         }
-        let changes = self.engine.take_changes();
+        let changes = self.engine.take_changes(now);
         if !changes.is_empty() {
             self.apply(changes);
         }

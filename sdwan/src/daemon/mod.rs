@@ -4,7 +4,7 @@ mod adoption;
 mod answers;
 mod capacity;
 mod core;
-mod desired;
+pub mod desired;
 mod explain;
 mod history;
 mod mtu;

@@ -27,10 +27,11 @@ use crate::dataplane::{self, Dataplane, EventStream, Layout, Reader};
 use crate::discovery::{self, DiscoveryError, DiscoveryHandle};
 use crate::engine::events::{EngineEvent, EventKind};
 use crate::engine::{Engine, Local};
-use crate::measure::Prober;
 use crate::measure::stamp::listen::{ListenError, Listener, run_and_warn};
+use crate::measure::{Prober, clock};
 use crate::net::monitor::Monitor;
 use crate::net::{self, NetSnapshot, Network, UplinkSpec};
+use crate::recording::{self, Header, PolicySet, Record, RecordError, RecordFile, RecordedEngine, Recorder, Recording};
 use crate::store::{StateLock, Store, StoreError};
 use crate::trust::state::{SiteFiles, SiteState, StateError};
 use crate::tunnel::{self, BackendKind, TunnelReconciler, TunnelTask, choose_backend, open_backend};
@@ -114,6 +115,9 @@ pub enum StartError {
     /// The API's socket.
     #[error(transparent)]
     Api(#[from] ServeError),
+    /// The recording.
+    #[error(transparent)]
+    Record(RecordError),
     /// A resource of the system.
     #[error("cannot {action}: {source}")]
     System {
@@ -137,13 +141,22 @@ pub enum Ended {
 /// Runs until SIGTERM, SIGINT, `sdwan down` or a reload; the lock keeps a second daemon off meanwhile. After a signal,
 /// tunnels, programs and maps stay and carry packets. The caller has checked the privileges
 /// ([`super::check_privileges`]).
-pub async fn run(config: Config, reloader: Reloader, _lock: StateLock) -> Result<Ended, StartError> {
+///
+/// What the engine is told goes into `recording`, if there is one.
+pub async fn run(
+    config: Config,
+    recording: Option<Recording>,
+    reloader: Reloader,
+    _lock: StateLock,
+) -> Result<Ended, StartError> {
     let monitor = Monitor::start().await?;
     Server::check_free(&config.site.socket).await?;
     let network = monitor.snapshots().borrow().clone();
     let stamp = Listener::open(&config.stamp.addresses(), &config.stamp.settings().map_err(ListenError::from)?)?;
     let mut grounds = Grounds::find(&config, &network, || Store::open(&config.site.database, &config.store))?;
     let store = grounds.store.clone();
+    let file = recording.map(|recording| Ok((RecordFile::create(&recording.file)?, recording.limit)));
+    grounds.recording = file.transpose().map_err(StartError::Record)?;
     grounds.specs = with_indices(grounds.specs, &config, &store)?;
     let server = Server::bind(&config.site.socket).await?;
     // … and from here on the kernel, by steps that can be repeated.
@@ -192,6 +205,8 @@ pub(super) struct Grounds {
     specs: Vec<UplinkSpec>,
     store: Store,
     policies: Policies,
+    /// Where what the engine is told is to be written, and how much of it.
+    recording: Option<(RecordFile, u64)>,
 }
 
 impl Grounds {
@@ -211,7 +226,7 @@ impl Grounds {
         config.stamp.settings().map_err(ListenError::from)?;
         let store = open()?;
         let policies = Policies::load(config, &store)?;
-        Ok(Self { state, identity, backend, specs, store, policies })
+        Ok(Self { state, identity, backend, specs, store, policies, recording: None })
     }
 }
 
@@ -256,7 +271,7 @@ impl Running {
         network: Network,
         monitor: &Monitor,
     ) -> Result<Self, StartError> {
-        let Grounds { state, identity, store, policies, specs, .. } = grounds;
+        let Grounds { state, identity, store, policies, specs, recording, .. } = grounds;
         let mesh = state.mesh.id;
         let SiteState { mesh: mesh_description, identity: key, wireguard, certificate, revocations, .. } = state;
         let certificate = certificate.ok_or_else(|| no_certificate(&config))?;
@@ -277,7 +292,7 @@ impl Running {
         let (replies_sender, replies) = mpsc::channel(REPLIES);
         let prober = Prober::new(identity.overlay, replies_sender, stamp.counters());
         let local = Local { id: identity.site, prefixes: identity.prefixes.clone(), mtu: config.tunnel.mtu };
-        let engine = Engine::new(config.engine_settings(), local, policies.compilation().clone());
+        let engine = recorded_engine(&config, &identity, local, &policies, recording)?;
         let plane = Plane::start(dataplane)
             .map_err(|source| StartError::System { action: "start the data plane's thread", source })?;
         let plane_status = plane.status();
@@ -398,6 +413,36 @@ async fn finish(config: Config, core: Core, exit: Exit, store: Store, mut runnin
     }
     store.close()?;
     Ok(())
+}
+
+/// The engine, and the recording of what it is told from the very beginning.
+fn recorded_engine(
+    config: &Config,
+    identity: &Identity,
+    local: Local,
+    policies: &Policies,
+    recording: Option<(RecordFile, u64)>,
+) -> Result<RecordedEngine, StartError> {
+    let settings = config.engine_settings();
+    let compilation = policies.compilation().clone();
+    let record = |(file, limit): (RecordFile, u64)| {
+        let header = Header {
+            sdwan_recording: recording::VERSION,
+            program: env!("CARGO_PKG_VERSION").into(),
+            site: identity.site,
+            name: identity.name.clone(),
+            started: clock::now(),
+            started_unix_ns: clock::unix_ns(),
+            settings: settings.clone(),
+            local: local.clone(),
+            policies: PolicySet::of(&compilation),
+        };
+        Recorder::start(file, limit, &header)
+            .map_err(|source| StartError::System { action: "begin the recording", source })
+    };
+    let recorder = recording.map(record).transpose()?;
+    let engine = Engine::new(settings.clone(), local.clone(), compilation.clone());
+    Ok(RecordedEngine::new(engine, recorder.map(|recorder| Box::new(recorder) as Box<dyn Record>)))
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, StartError> {

@@ -201,9 +201,13 @@ impl Reconciler {
         self.change_path(path, |record| record.state = state)
     }
 
-    /// Writes after how long without an answer one path is left, at once.
+    /// Writes after how long without an answer one path is left, at once. The peer's probes slow down with ours: were its
+    /// detection time to follow later, flows of a daemon that dies meanwhile would change paths between its probes.
     pub fn set_path_detection(&mut self, path: &PathKey, detection: Duration) -> Result<(), Error> {
-        self.change_path(path, |record| record.detection_ns = nanoseconds(detection))
+        self.change_path(path, |record| {
+            record.detection_ns = nanoseconds(detection);
+            record.peer_detection_ns = nanoseconds(detection);
+        })
     }
 
     /// Writes one path set, at once.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::estimate::{Ignored, ProbeReply};
 use super::events::{EngineEvent, EventKind};
@@ -23,7 +24,7 @@ use super::types::{LocalUplink, PathKey, RemoteSite, SiteId, TunnelKey, wireguar
 const MINIMUM_MTU: u16 = 1280;
 
 /// What is fixed while the engine lives.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Local {
     /// Its id.
     pub id: SiteId,

@@ -10,6 +10,7 @@ mod families;
 mod fast_path;
 mod faults;
 mod marking;
+mod recording;
 mod refused;
 mod reload;
 mod revoked;

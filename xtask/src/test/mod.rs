@@ -19,7 +19,7 @@ use report::Report;
 /// Arguments of `test`.
 #[derive(clap::Args)]
 pub struct Test {
-    /// Run only these tiers: unit, integration, programs, namespaces, vm
+    /// Run only these tiers: unit, integration, programs, simulation, namespaces, vm
     #[arg(long = "tier", value_name = "TIER")]
     tiers: Vec<String>,
     /// Run only the tier of virtual machines, and all of it instead of what fits a quarter of an hour
@@ -45,9 +45,11 @@ struct Tier {
 const TESTS: &str = "sdwan-tests";
 /// Targets of [`TESTS`] with this prefix run single programs by `BPF_PROG_TEST_RUN`.
 const PROGRAMS: &str = "program";
+/// The target of [`TESTS`] that runs meshes in virtual time.
+const SIMULATION: &str = "sim";
 
 /// A later tier is a line here.
-const TIERS: [Tier; 4] = [
+const TIERS: [Tier; 5] = [
     Tier { name: "unit", targets: None, threads: None, second_try: false },
     Tier { name: "integration", targets: Some(|target| target.package != TESTS), threads: None, second_try: false },
     Tier {
@@ -56,10 +58,18 @@ const TIERS: [Tier; 4] = [
         threads: None,
         second_try: false,
     },
+    Tier {
+        name: "simulation",
+        targets: Some(|target| target.package == TESTS && target.name == SIMULATION),
+        threads: None,
+        second_try: false,
+    },
     // One at a time: these measure gaps and rates, which a neighbour would disturb.
     Tier {
         name: "namespaces",
-        targets: Some(|target| target.package == TESTS && !target.name.starts_with(PROGRAMS)),
+        targets: Some(|target| {
+            target.package == TESTS && target.name != SIMULATION && !target.name.starts_with(PROGRAMS)
+        }),
         threads: Some(1),
         second_try: true,
     },
