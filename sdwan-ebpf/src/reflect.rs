@@ -65,6 +65,7 @@ pub fn reflect(
     // SAFETY: values of array maps live as long as the maps.
     let sequence = unsafe {
         (*live).peer_flags = extension.map_or(0, |extension| u32::from(extension.flags));
+        (*live).peer_detection_ns = extension.map_or(0, Extension::detection_ns);
         (*live).last_peer_probe_ns = received_ns;
         if let Some(site) = site {
             (*site.as_ptr()).last_peer_probe_ns = received_ns;

@@ -283,7 +283,7 @@ impl Core {
         self.engine.poll(now);
         while let Some(probe) = self.engine.next_probe(now) {
             if let Some(site) = self.engine.site(&probe.path.site) {
-                self.prober.send(probe.path.tunnel, site.remote().overlay, probe.sequence, probe.hears);
+                self.prober.send(&probe, site.remote().overlay);
             }
         }
         let changes = self.engine.take_changes();

@@ -140,7 +140,7 @@ pub fn maps(
                 mtu: path.mtu(),
                 up: path.state() == PathState::Up,
                 detection,
-                // The peer probes at its own pace, which is the same unless its operator changed it.
+                // Until a probe of the peer tells how fast it probes itself.
                 peer_detection: detection,
             };
             desired.paths.insert(PathKey { site: id, tunnel }, record);

@@ -75,7 +75,7 @@ pub struct PathDesired {
     pub up: bool,
     /// Silent after so long without a reply.
     pub detection: Duration,
-    /// The same for the peer's probes.
+    /// The same for the probes of a peer that doesn't tell its own.
     pub peer_detection: Duration,
 }
 

@@ -89,6 +89,8 @@ struct World {
     in_flight: BTreeSet<(Time, PathKey, u32, u32, Time)>,
     events: Vec<(Time, EngineEvent)>,
     detections: BTreeSet<PathKey>,
+    /// When the probes of each path left, and what detection time they told.
+    told: BTreeMap<PathKey, Vec<(Time, Duration)>>,
     probes_sent: u64,
 }
 
@@ -110,6 +112,7 @@ impl World {
             in_flight: BTreeSet::new(),
             events: Vec::new(),
             detections: BTreeSet::new(),
+            told: BTreeMap::new(),
             probes_sent: 0,
         };
         let tunnels: Vec<TunnelKey> = (0..4).map(|number| tunnel(number / 2, number % 2)).collect();
@@ -161,6 +164,7 @@ impl World {
             self.engine.poll(self.now);
             while let Some(probe) = self.engine.next_probe(self.now) {
                 self.probes_sent += 1;
+                self.told.entry(probe.path).or_default().push((self.now, probe.detection));
                 let truth = self.links[&probe.path];
                 if !truth.alive || truth.lose_every != 0 && probe.sequence % truth.lose_every == 0 {
                     continue;
@@ -403,6 +407,35 @@ fn a_pace_that_changes_makes_nobody_take_a_path_for_silent() {
     }
     assert!(slowed);
     assert!(keys.iter().all(|key| told[key] < ms(250)), "{told:?}");
+}
+
+#[test]
+fn a_probe_tells_a_detection_time_that_covers_the_gaps_behind_it() {
+    let mut world = World::new(40, default_policies());
+    let missed = world.engine.settings().missed as usize;
+    // Busy sites come and go, so that paces change, and cut lines are probed slowly.
+    for second in 0..120u64 {
+        let busy = (1..=40).filter(|number| second / 20 % u64::from(number % 3 + 1) == 0).map(site_id).collect();
+        world.engine.handle(Input::Traffic(busy), world.now);
+        let cut = world.key(7, 0, 0);
+        world.link(cut).alive = !(30..80).contains(&second);
+        world.run(ms(1_000));
+    }
+    let (mut shortest, mut longest) = (Duration::MAX, Duration::ZERO);
+    for (path, probes) in &world.told {
+        for several in probes.windows(missed + 1) {
+            let (first, detection) = several[0];
+            let gap = |number: usize| several[number].0.since(first);
+            // One probe may be lost even while the pace changes, all but the last of so many while it doesn't.
+            assert!(gap(2) <= detection, "{path:?}: {:?} to the next but one, {detection:?} told", gap(2));
+            let steady = (1..=missed).all(|number| gap(number) == gap(1) * number as u32);
+            if steady && several.iter().all(|(_, told)| *told == detection) {
+                assert!(gap(missed) <= detection, "{path:?}: {:?} to probe {missed}, {detection:?} told", gap(missed));
+            }
+            (shortest, longest) = (shortest.min(detection), longest.max(detection));
+        }
+    }
+    assert!(shortest < ms(250) && longest >= ms(750), "{shortest:?} to {longest:?}: they follow the pace");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::stamp::counters::ReflectorCounters;
 use super::{Error, Received, Replies, clock};
 use crate::engine::Time;
 use crate::engine::estimate::{Counters, ProbeReply};
+use crate::engine::input::Probe;
 use crate::engine::types::TunnelKey;
 
 /// What happened to probes outside the engine's sight.
@@ -98,19 +99,13 @@ impl Prober {
     }
 
     /// Sends a probe now. A failure is counted: the missing answer tells the engine.
-    pub fn send(&self, tunnel: TunnelKey, destination: IpAddr, sequence: u32, hears: bool) {
+    pub fn send(&self, probe: &Probe, destination: IpAddr) {
+        let tunnel = probe.path.tunnel;
         let Some(open) = self.tunnels.get(&tunnel) else {
             ProbeCounters::count(&self.counters.send_failed);
             return;
         };
-        let packet = SenderPacket {
-            sequence,
-            timestamp: Timestamp::from_unix_ns(clock::unix_ns()),
-            error_estimate: ErrorEstimate::OURS,
-            session: session(tunnel),
-        };
-        let flags = if hears { peer_flag::HEARS as u8 } else { 0 };
-        let payload = stamp::encode_probe(&packet, Extension { flags });
+        let payload = encode(probe, clock::unix_ns());
         match open.socket.send(&payload, SocketAddr::new(destination, stamp::PORT)) {
             Ok(()) => ProbeCounters::count(&self.counters.sent),
             Err(error) => {
@@ -135,6 +130,19 @@ impl Prober {
         let reflector = tokio::spawn(reflector::run(interface, answers, self.counters.clone()));
         Ok(Tunnel { ifindex, socket, tasks: [receiver, reflector] })
     }
+}
+
+/// The bytes of a probe that leaves at `unix_ns`, ns since 1970 UTC.
+fn encode(probe: &Probe, unix_ns: u64) -> [u8; stamp::PROBE_LENGTH] {
+    let packet = SenderPacket {
+        sequence: probe.sequence,
+        timestamp: Timestamp::from_unix_ns(unix_ns),
+        error_estimate: ErrorEstimate::OURS,
+        session: session(probe.path.tunnel),
+    };
+    let flags = if probe.hears { peer_flag::HEARS as u8 } else { 0 };
+    let detection_ns = u64::try_from(probe.detection.as_nanos()).unwrap_or(u64::MAX);
+    stamp::encode_probe(&packet, Extension::new(flags, detection_ns))
 }
 
 /// STAMP session identifier of the paths of a tunnel, not 0.
@@ -189,4 +197,34 @@ fn counters(payload: &[u8]) -> Option<Counters> {
         peer_sent: reflector_transmitted,
         received: direct::received(payload)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::types::{PathKey, SiteId, UplinkIndex};
+
+    const NOW_NS: u64 = 1_800_000_000_123_456_789;
+
+    fn tunnel() -> TunnelKey {
+        let index = |number| UplinkIndex::new(number).expect("an index");
+        TunnelKey { local: index(1), remote: index(2) }
+    }
+
+    fn probe(hears: bool, detection: Duration) -> Probe {
+        Probe { path: PathKey { site: SiteId([7; 16]), tunnel: tunnel() }, sequence: 9, hears, detection }
+    }
+
+    #[test]
+    fn a_probe_says_what_the_engine_told_it_to() {
+        let bytes = encode(&probe(true, Duration::from_millis(150)), NOW_NS);
+        let packet = SenderPacket::decode(&bytes).expect("a whole packet");
+        assert_eq!((packet.sequence, packet.session), (9, session(tunnel())));
+        assert_eq!(packet.timestamp.as_unix_ns(), NOW_NS);
+        assert_eq!(Extension::decode(&bytes), Some(Extension::new(1, 150_000_000)));
+        let bytes = encode(&probe(false, Duration::MAX), NOW_NS);
+        assert_eq!(Extension::decode(&bytes), Some(Extension { flags: 0, detection: u16::MAX }));
+    }
 }
