@@ -455,8 +455,9 @@ pub struct Config {
     pub flow_event_mask: u32,
     /// One of [`fast_path`].
     pub fast_path: u8,
-    /// Zero.
-    pub padding: u8,
+    /// `CLOCK_REALTIME` is kept within 2^(this − 32) s of UTC; 0: nothing keeps it, which is also what an older daemon
+    /// leaves here. For STAMP error estimates, [`crate::stamp::ErrorEstimate::of_scale`].
+    pub clock_scale: u8,
     /// Base port of the tunnels if encrypted packets get the DSCP of their class, else 0.
     pub outer_port: u16,
     /// Most events per CPU and second that the programs put into `events`.

@@ -81,9 +81,15 @@ pub struct ErrorEstimate {
 }
 
 impl ErrorEstimate {
-    /// What the programs and the daemon send: PTPv2, no claim of synchronisation, 2⁻¹⁰ s ≈ 1 ms (the daemon renews the
-    /// offset between the clocks with its heartbeat).
+    /// Of a clock that nothing keeps: PTPv2, no claim of synchronisation, 2⁻¹⁰ s ≈ 1 ms (the daemon renews the offset
+    /// between the clocks with its heartbeat).
     pub const OURS: Self = Self { synchronized: false, ptp: true, scale: 22, multiplier: 1 };
+
+    /// Of a clock that is kept within 2^(`scale` − 32) s of UTC; of one that nothing keeps if that is 0.
+    #[inline(always)]
+    pub const fn of_scale(scale: u8) -> Self {
+        if scale == 0 { Self::OURS } else { Self { synchronized: true, ptp: true, scale: scale & 0x3f, multiplier: 1 } }
+    }
 
     /// As on the wire, host byte order.
     #[inline(always)]

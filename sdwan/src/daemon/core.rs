@@ -30,7 +30,7 @@ use crate::engine::mtu::Known;
 use crate::engine::path::PathState;
 use crate::engine::types::{PathKey, SiteId, TunnelKey};
 use crate::engine::{Engine, Time};
-use crate::measure::{Prober, Received, clock};
+use crate::measure::{ProbeCounters, Prober, Received, clock};
 use crate::net::{NetSnapshot, UplinkSpec};
 use crate::store::{FlowSample, Record, SiteRecord, Store};
 use crate::tunnel::{BackendKind, DesiredTunnels, TunnelReport};
@@ -375,6 +375,7 @@ impl Core {
     fn reply(&mut self, received: Received) {
         let Some(&site) = self.overlays.get(&received.source) else {
             debug!(source = %received.source, "an answer to a probe from no known site");
+            ProbeCounters::count(&self.prober.counters().foreign);
             return;
         };
         let path = PathKey { site, tunnel: received.tunnel };

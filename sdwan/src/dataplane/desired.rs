@@ -53,6 +53,15 @@ pub struct LanIngress {
     pub zone: u32,
 }
 
+/// What the programs make `CLOCK_REALTIME` of, and what that is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WallClock {
+    /// `CLOCK_REALTIME - CLOCK_MONOTONIC`, ns.
+    pub offset_ns: u64,
+    /// See `clock_scale` of the programs' configuration.
+    pub scale: u8,
+}
+
 /// A remote site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteDesired {

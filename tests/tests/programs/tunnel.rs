@@ -94,6 +94,29 @@ fn a_probe_is_reflected_over_ipv4_and_ipv6() {
 }
 
 #[test]
+fn the_reflector_claims_a_synchronised_clock_only_while_a_daemon_says_so() {
+    if !privileged("the_reflector_claims_a_synchronised_clock_only_while_a_daemon_says_so") {
+        return;
+    }
+    let mut programs = mesh();
+    let spec = probe(THEIR_OVERLAY, OWN_OVERLAY, question().encode().to_vec());
+    let mut estimate = |scale: u8, alive: bool| {
+        programs.change("config", 0, |config: &mut Config| {
+            config.clock_scale = scale;
+            config.heartbeat_ns = if alive { now_ns() } else { 0 };
+            config.heartbeat_stale_ns = if alive { DETECTION_NS } else { 0 };
+        });
+        let (_, payload) = answered(&programs, &spec);
+        ReflectorPacket::decode(&payload).expect("a whole answer").error_estimate
+    };
+    // 2^-8 s: 3.9 ms.
+    let kept = ErrorEstimate { synchronized: true, ptp: true, scale: 24, multiplier: 1 };
+    assert_eq!(estimate(24, true), kept);
+    assert_eq!(estimate(0, true), ErrorEstimate::OURS, "nothing keeps the clock");
+    assert_eq!(estimate(24, false), ErrorEstimate::OURS, "nobody looks at the clock any more");
+}
+
+#[test]
 fn a_bare_probe_says_nothing_about_hearing_and_is_answered() {
     if !privileged("a_bare_probe_says_nothing_about_hearing_and_is_answered") {
         return;
