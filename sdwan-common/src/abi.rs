@@ -160,7 +160,8 @@ pub struct Path {
     pub padding: [u8; 7],
     /// A path is silent when its last STAMP reply is older than this, ns. 0 switches the check off.
     pub detection_ns: u64,
-    /// The same for the peer's probes, which count while the local daemon is dead, ns.
+    /// The same for the peer's probes, which count while the local daemon is dead, ns; of a peer that tells its own
+    /// ([`PathLive::peer_detection_ns`]), that one holds. 0 switches the check off.
     pub peer_detection_ns: u64,
 }
 
@@ -193,8 +194,11 @@ pub struct PathLive {
     pub tcp_flow: u32,
     /// Timestamp in the packet of that flow that was seen first (RFC 7323).
     pub tcp_timestamp: u32,
+    /// After how long without a probe of the peer the path is silent, as its last probe said, ns; 0: it didn't say.
+    /// Zero is also what an older program leaves here, so the field needed no other [`ABI_VERSION`].
+    pub peer_detection_ns: u64,
     /// Zero.
-    pub padding: [u64; 2],
+    pub padding: u64,
 }
 
 /// Value of `site_live`: written by the data path alone.
@@ -451,8 +455,9 @@ pub struct Config {
     pub flow_event_mask: u32,
     /// One of [`fast_path`].
     pub fast_path: u8,
-    /// Zero.
-    pub padding: u8,
+    /// `CLOCK_REALTIME` is kept within 2^(this − 32) s of UTC; 0: nothing keeps it, which is also what an older daemon
+    /// leaves here. For STAMP error estimates, [`crate::stamp::ErrorEstimate::of_scale`].
+    pub clock_scale: u8,
     /// Base port of the tunnels if encrypted packets get the DSCP of their class, else 0.
     pub outer_port: u16,
     /// Most events per CPU and second that the programs put into `events`.
@@ -522,7 +527,7 @@ layout! {
     PrefixKey: 20, 4, address @ 4;
     PrefixEntry: 8, 4, flags @ 4;
     Path: 40, 8, peer_detection_ns @ 32;
-    PathLive: 64, 8, padding @ 48;
+    PathLive: 64, 8, padding @ 56;
     SiteLive: 8, 8, last_peer_probe_ns @ 0;
     SiteIdentity: 16, 1, id @ 0;
     Candidate: 8, 4, rank @ 6;

@@ -30,6 +30,24 @@ impl Liveness {
     }
 }
 
+/// The bounds of what a peer may say about its own detection time, ns: it can't make a silent path live for ever, nor
+/// have it flicker between any two probes.
+pub const PEER_DETECTION_NS: core::ops::RangeInclusive<u64> = 10_000_000..=300_000_000_000;
+
+/// After how long without a probe of the peer the path is silent, ns: what the peer said, within
+/// [`PEER_DETECTION_NS`]; of one that doesn't say, what the daemon wrote. 0: the check is off.
+#[inline(always)]
+pub const fn peer_detection_ns(path: &Path, live: &PathLive) -> u64 {
+    let (least, most) = (*PEER_DETECTION_NS.start(), *PEER_DETECTION_NS.end());
+    match live.peer_detection_ns {
+        _ if path.peer_detection_ns == 0 => 0,
+        0 => path.peer_detection_ns,
+        said if said < least => least,
+        said if said > most => most,
+        said => said,
+    }
+}
+
 /// Does the local daemon probe? `site_probe_ns` of [`path_liveness`] counts only while it doesn't.
 #[inline(always)]
 pub const fn daemon_alive(config: &Config, now_ns: u64) -> bool {
@@ -64,7 +82,7 @@ pub fn path_liveness(path: &Path, live: &PathLive, site_probe_ns: u64, config: &
         let fresh = path.detection_ns == 0 || now_ns.saturating_sub(live.last_reply_ns) <= path.detection_ns;
         return if fresh || !missed(path, live, config) { Liveness::Alive } else { Liveness::Silent };
     }
-    let peer_detection = path.peer_detection_ns;
+    let peer_detection = peer_detection_ns(path, live);
     let written = if path.state == path_state::UP { Liveness::FailStatic } else { Liveness::Down };
     if peer_detection == 0 {
         return written;

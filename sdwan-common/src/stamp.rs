@@ -23,8 +23,8 @@ pub const BASE_LENGTH: usize = 44;
 pub const TLV_HEADER_LENGTH: usize = 4;
 /// Type of our TLV, of the range for experimental use (RFC 8972 section 5.1).
 pub const EXTENSION_TYPE: u8 = 251;
-/// Bytes of our TLV's value: magic, flags, three zeros, and four bytes that the sender's own data path writes when the
-/// answer comes back ([`direct::received`]).
+/// Bytes of our TLV's value: magic, flags, a zero, the sender's detection time, and four bytes that the sender's own data
+/// path writes when the answer comes back ([`direct::received`]).
 pub const EXTENSION_VALUE_LENGTH: usize = 12;
 /// Bytes of our TLV.
 pub const EXTENSION_LENGTH: usize = TLV_HEADER_LENGTH + EXTENSION_VALUE_LENGTH;
@@ -81,9 +81,15 @@ pub struct ErrorEstimate {
 }
 
 impl ErrorEstimate {
-    /// What the programs and the daemon send: PTPv2, no claim of synchronisation, 2⁻¹⁰ s ≈ 1 ms (the daemon renews the
-    /// offset between the clocks with its heartbeat).
+    /// Of a clock that nothing keeps: PTPv2, no claim of synchronisation, 2⁻¹⁰ s ≈ 1 ms (the daemon renews the offset
+    /// between the clocks with its heartbeat).
     pub const OURS: Self = Self { synchronized: false, ptp: true, scale: 22, multiplier: 1 };
+
+    /// Of a clock that is kept within 2^(`scale` − 32) s of UTC; of one that nothing keeps if that is 0.
+    #[inline(always)]
+    pub const fn of_scale(scale: u8) -> Self {
+        if scale == 0 { Self::OURS } else { Self { synchronized: true, ptp: true, scale: scale & 0x3f, multiplier: 1 } }
+    }
 
     /// As on the wire, host byte order.
     #[inline(always)]
@@ -237,15 +243,35 @@ impl ReflectorPacket {
 pub struct Extension {
     /// Bits of [`crate::abi::peer_flag`], the low 8.
     pub flags: u8,
+    /// After how long without a probe of this sender the path may be taken for silent: its own detection time, which
+    /// follows its pace; in units of [`Self::DETECTION_UNIT_NS`]. 0: it doesn't say.
+    pub detection: u16,
 }
 
 impl Extension {
+    /// Unit of [`Self::detection`]: 10 ms, so that it reaches to 655 s.
+    pub const DETECTION_UNIT_NS: u64 = 10_000_000;
+
+    /// With this detection time, ns, rounded up; what is more than the field holds is said as the most that it does.
+    #[inline(always)]
+    pub const fn new(flags: u8, detection_ns: u64) -> Self {
+        let units = detection_ns.div_ceil(Self::DETECTION_UNIT_NS);
+        Self { flags, detection: if units > u16::MAX as u64 { u16::MAX } else { units as u16 } }
+    }
+
+    /// The detection time, ns; 0: the sender doesn't say.
+    #[inline(always)]
+    pub const fn detection_ns(self) -> u64 {
+        self.detection as u64 * Self::DETECTION_UNIT_NS
+    }
+
     /// The whole TLV as a sender sends it.
     #[inline(always)]
     pub const fn encode(self) -> [u8; EXTENSION_LENGTH] {
         let [a, b, c, d] = EXTENSION_MAGIC;
         let length = EXTENSION_VALUE_LENGTH as u8;
-        [tlv_flag::UNRECOGNIZED, EXTENSION_TYPE, 0, length, a, b, c, d, self.flags, 0, 0, 0, 0, 0, 0, 0]
+        let [high, low] = self.detection.to_be_bytes();
+        [tlv_flag::UNRECOGNIZED, EXTENSION_TYPE, 0, length, a, b, c, d, self.flags, 0, high, low, 0, 0, 0, 0]
     }
 
     /// From the bytes of the whole TLV; `None` when it is another one, or another version. The TLV's flags byte, which
@@ -259,7 +285,7 @@ impl Extension {
             && bytes[5] == b
             && bytes[6] == c
             && bytes[7] == d;
-        if ours { Some(Self { flags: bytes[8] }) } else { None }
+        if ours { Some(Self { flags: bytes[8], detection: get_u16(bytes, 10) }) } else { None }
     }
 
     /// From a UDP payload: our TLV comes right behind the base.

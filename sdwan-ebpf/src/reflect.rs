@@ -4,8 +4,10 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::{bpf_csum_diff, bpf_ktime_get_ns, bpf_l4_csum_replace};
 use core::ptr::NonNull;
 use sdwan_common::abi::{Config, PathLive, SiteLive};
+use sdwan_common::liveness::daemon_alive;
 use sdwan_common::stamp::{
-    BASE_LENGTH, EXTENSION_LENGTH, Extension, ReflectorPacket, SenderPacket, TLV_HEADER_LENGTH, Timestamp, tlv_flag,
+    BASE_LENGTH, EXTENSION_LENGTH, ErrorEstimate, Extension, ReflectorPacket, SenderPacket, TLV_HEADER_LENGTH,
+    Timestamp, tlv_flag,
 };
 
 use crate::atomic::fetch_add;
@@ -65,6 +67,7 @@ pub fn reflect(
     // SAFETY: values of array maps live as long as the maps.
     let sequence = unsafe {
         (*live).peer_flags = extension.map_or(0, |extension| u32::from(extension.flags));
+        (*live).peer_detection_ns = extension.map_or(0, Extension::detection_ns);
         (*live).last_peer_probe_ns = received_ns;
         if let Some(site) = site {
             (*site.as_ptr()).last_peer_probe_ns = received_ns;
@@ -81,14 +84,16 @@ pub fn reflect(
     }
     // SAFETY: the helper has no preconditions.
     let sent_ns = unsafe { bpf_ktime_get_ns() };
-    packet.answer = ReflectorPacket::answer(
+    // Without a daemon the offset grows old, and nobody looks whether the clock is still kept.
+    let scale = if daemon_alive(config, received_ns) { config.clock_scale } else { 0 };
+    let answer = ReflectorPacket::answer(
         &SenderPacket::from_bytes(&packet.question),
         sequence,
         Timestamp::from_unix_ns(received_ns.wrapping_add(config.realtime_offset_ns)),
         Timestamp::from_unix_ns(sent_ns.wrapping_add(config.realtime_offset_ns)),
         packet.ttl(),
-    )
-    .encode();
+    );
+    packet.answer = ReflectorPacket { error_estimate: ErrorEstimate::of_scale(scale), ..answer }.encode();
     // SAFETY: both buffers have the length given, which is a multiple of four.
     let written = unsafe {
         let difference = bpf_csum_diff(

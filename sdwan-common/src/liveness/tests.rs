@@ -59,6 +59,39 @@ fn the_table_of_all_cases_holds() {
 }
 
 #[test]
+fn a_peer_that_probes_slower_or_faster_than_we_do_is_waited_for_as_it_says() {
+    const MS: u64 = 1_000_000;
+    let now = 100_000 * MS;
+    let dead = config(0);
+    let ours = 300 * MS;
+    let path = Path { peer_detection_ns: ours, ..path(UP) };
+    let seen = |said, age, flags| {
+        let live = PathLive { peer_detection_ns: said, ..live(0, now - age, flags) };
+        // The peer's daemon lives: its probes come in on another path.
+        path_liveness(&path, &live, now, &dead, now)
+    };
+    for said in [1_500 * MS, 60 * MS] {
+        assert_eq!(seen(said, said, HEARS), AliveByPeer, "{said} was said, and isn't over");
+        assert_eq!(seen(said, said + 1, HEARS), SilentByPeer, "{said} was said, and is over");
+        assert_eq!(seen(said, said, 0), SilentByPeer, "it doesn't hear us");
+    }
+    assert_eq!(seen(0, ours, HEARS), AliveByPeer, "it says nothing: the daemon's word holds");
+    assert_eq!(seen(0, ours + 1, HEARS), SilentByPeer);
+}
+
+#[test]
+fn no_peer_can_keep_a_silent_path_alive_for_ever_or_have_it_flicker() {
+    let (least, most) = (*PEER_DETECTION_NS.start(), *PEER_DETECTION_NS.end());
+    let said = |said| peer_detection_ns(&path(UP), &PathLive { peer_detection_ns: said, ..PathLive::default() });
+    assert_eq!([said(1), said(least), said(most), said(most + 1), said(u64::MAX)], [least, least, most, most, most]);
+    // All that a probe can say is far from an overflow.
+    assert_eq!(said(crate::stamp::Extension { detection: u16::MAX, ..Default::default() }.detection_ns()), most);
+    let off = Path { peer_detection_ns: 0, ..path(UP) };
+    let live = PathLive { peer_detection_ns: most, ..PathLive::default() };
+    assert_eq!(peer_detection_ns(&off, &live), 0, "the operator's off is off");
+}
+
+#[test]
 fn only_the_living_are_usable() {
     for (liveness, usable) in [
         (Alive, true),

@@ -68,6 +68,14 @@ impl ErrorEstimate {
         Self { synchronized, ptp, scale, multiplier: multiplier.min(255) as u8 }
     }
 
+    /// The smallest scale that says no less with a multiplier of 1, for [`Self::of_scale`]; 0 without a claim of
+    /// synchronisation.
+    #[inline]
+    pub fn to_scale(self) -> u8 {
+        let shift = (u16::from(self.multiplier.max(1)) * 2 - 1).ilog2() as u8;
+        if self.synchronized { (self.scale + shift).clamp(1, 63) } else { 0 }
+    }
+
     /// What it says, ns; saturates.
     #[inline]
     pub fn error_ns(self) -> u64 {
@@ -118,6 +126,16 @@ mod tests {
         #[test]
         fn any_timestamp_and_any_time_nearby_are_read_without_a_panic(seconds: u32, nanoseconds: u32, near: u64, ptp: bool) {
             let _ = Timestamp { seconds, nanoseconds }.as_unix_ns_near(ptp, near);
+        }
+
+        #[test]
+        fn a_scale_alone_says_no_less_and_at_most_twice_as_much(error_ns in 10u64..1 << 50) {
+            let exact = ErrorEstimate::of(error_ns, true, true);
+            let coarse = ErrorEstimate::of_scale(exact.to_scale());
+            prop_assert!(coarse.synchronized && coarse.ptp && coarse.multiplier == 1);
+            prop_assert!(coarse.error_ns() >= exact.error_ns() && coarse.error_ns() <= 2 * exact.error_ns() + 1);
+            let unkept = ErrorEstimate::of(error_ns, false, true).to_scale();
+            prop_assert_eq!(ErrorEstimate::of_scale(unkept), ErrorEstimate::OURS);
         }
 
         #[test]

@@ -39,10 +39,10 @@ proptest! {
     }
 
     #[test]
-    fn a_probe_holds_its_packet_and_its_extension(packet in senders(), flags: u8) {
-        let bytes = encode_probe(&packet, Extension { flags });
+    fn a_probe_holds_its_packet_and_its_extension(packet in senders(), flags: u8, detection: u16) {
+        let bytes = encode_probe(&packet, Extension { flags, detection });
         prop_assert_eq!(SenderPacket::decode(&bytes), Ok(packet));
-        prop_assert_eq!(Extension::decode(&bytes), Some(Extension { flags }));
+        prop_assert_eq!(Extension::decode(&bytes), Some(Extension { flags, detection }));
         let tlvs: Vec<_> = Tlvs::of(&bytes).map(|tlv| (tlv.flags, tlv.kind, tlv.value.len())).collect();
         let unknown = tlv_flag::UNRECOGNIZED;
         let expected = [(unknown, EXTENSION_TYPE, EXTENSION_VALUE_LENGTH), (unknown, direct::TYPE, direct::VALUE_LENGTH)];
@@ -135,8 +135,10 @@ fn our_error_estimate_is_a_millisecond_of_ptp_without_synchronisation() {
 
 #[test]
 fn another_magic_version_type_or_length_is_not_our_extension() {
-    let good = Extension { flags: 1 }.encode();
-    assert_eq!(Extension::from_bytes(&good), Some(Extension { flags: 1 }));
+    let extension = Extension { flags: 1, detection: 0x0203 };
+    let good = extension.encode();
+    assert_eq!(good[8..], [1, 0, 2, 3, 0, 0, 0, 0]);
+    assert_eq!(Extension::from_bytes(&good), Some(extension));
     for at in 1..8 {
         let mut bytes = good;
         bytes[at] ^= 1;
@@ -144,7 +146,16 @@ fn another_magic_version_type_or_length_is_not_our_extension() {
     }
     let mut reflected = good;
     reflected[0] = 0;
-    assert_eq!(Extension::from_bytes(&reflected), Some(Extension { flags: 1 }), "the reflector changes the flags");
+    assert_eq!(Extension::from_bytes(&reflected), Some(extension), "the reflector changes the flags");
+}
+
+#[test]
+fn a_detection_time_is_said_in_hundredths_of_a_second_and_never_shorter_than_it_is() {
+    let said = |detection_ns| Extension::new(0, detection_ns).detection_ns();
+    assert_eq!(said(0), 0, "it doesn't say");
+    assert_eq!(said(1), 10_000_000);
+    assert_eq!((said(150_000_000), said(150_000_001)), (150_000_000, 160_000_000));
+    assert_eq!(said(u64::MAX), 655_350_000_000, "the most that can be said");
 }
 
 #[test]

@@ -304,6 +304,9 @@ pub struct OneWayView {
     pub backward_ms: f64,
     /// Both clocks are synchronised to UTC. If not, each delay is off by their difference and may be negative.
     pub synchronized: bool,
+    /// How far off each delay may be, by what both ends say of their clocks, ms; `None` unless both are synchronised.
+    #[serde(default)]
+    pub error_ms: Option<f64>,
 }
 
 /// What a path did over a span of time.

@@ -117,7 +117,7 @@ fn path() -> PathView {
         tcp_rtt_samples: 64,
         mos: Some(2.9),
         mos_by_codec: BTreeMap::from([("g711".into(), 2.9)]),
-        one_way: Some(OneWayView { forward_ms: 60.0, backward_ms: 62.5, synchronized: false }),
+        one_way: Some(OneWayView { forward_ms: 60.0, backward_ms: 62.5, synchronized: false, error_ms: None }),
         spans: vec![SpanView {
             span_s: 900,
             samples: 18_000,

@@ -122,6 +122,7 @@ impl Core {
         let internal = [
             ("probes_refused_by_kernel", load(&probes.send_failed)),
             ("probe_replies_malformed", load(&probes.malformed)),
+            ("probe_replies_foreign", load(&probes.foreign)),
             ("probe_replies_overrun", load(&probes.overrun)),
             ("probe_replies_unknown", ignored.unknown),
             ("probe_replies_duplicate", ignored.duplicate),

@@ -30,7 +30,7 @@ use crate::engine::input::{Changes, Gone, Input};
 use crate::engine::mtu::Known;
 use crate::engine::path::PathState;
 use crate::engine::types::{PathKey, SiteId, TunnelKey};
-use crate::measure::{Prober, Received, clock};
+use crate::measure::{ProbeCounters, Prober, Received, clock};
 use crate::net::{NetSnapshot, UplinkSpec};
 use crate::recording::RecordedEngine;
 use crate::store::{FlowSample, Record, SiteRecord, Store};
@@ -289,7 +289,7 @@ impl Core {
         self.engine.poll(now);
         while let Some(probe) = self.engine.next_probe(now) {
             if let Some(site) = self.engine.site(&probe.path.site) {
-                self.prober.send(probe.path.tunnel, site.remote().overlay, probe.sequence, probe.hears);
+                self.prober.send(&probe, site.remote().overlay);
             }
         }
         let changes = self.engine.take_changes(now);
@@ -381,6 +381,7 @@ impl Core {
     fn reply(&mut self, received: Received) {
         let Some(&site) = self.overlays.get(&received.source) else {
             debug!(source = %received.source, "an answer to a probe from no known site");
+            ProbeCounters::count(&self.prober.counters().foreign);
             return;
         };
         let path = PathKey { site, tunnel: received.tunnel };

@@ -142,7 +142,7 @@ pub fn maps(
                 up: path.state() == PathState::Up,
                 detection,
                 last_answer: path.last_answer().unwrap_or_default(),
-                // The peer probes at its own pace, which is the same unless its operator changed it.
+                // Until a probe of the peer tells how fast it probes itself.
                 peer_detection: detection,
             };
             desired.paths.insert(PathKey { site: id, tunnel }, record);

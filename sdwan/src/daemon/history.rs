@@ -6,6 +6,8 @@ use sdwan_common::abi::PathStats;
 
 use super::core::Core;
 use super::views::{milliseconds, percent};
+use crate::dataplane::TcpRttSummary;
+use crate::engine::Time;
 use crate::engine::emodel::Codec;
 use crate::engine::path::PathState;
 use crate::engine::score::mean_opinion_score;
@@ -23,14 +25,18 @@ impl Core {
     /// Records the state of each path.
     pub(super) fn record(&mut self) {
         let time_unix_s = (clock::unix_ns() / 1_000_000_000) as i64;
+        let now = clock::now();
         let numbers: BTreeMap<PathKey, u32> = self.plane_status.numbers.iter().copied().collect();
         let mut last = BTreeMap::new();
         for site in self.engine.sites() {
             for (tunnel, path) in site.paths() {
                 let key = PathKey { site: site.remote().id, tunnel };
-                let stats = self.counters(numbers.get(&key).copied());
+                let number = numbers.get(&key).copied();
+                let (stats, tcp) = (self.counters(number), self.tcp_rtt(number, now));
+                let tcp_time = |time| (tcp.samples > 0).then(|| milliseconds(time));
                 let former = self.history.last.get(&key).copied().unwrap_or(stats);
                 let quality = path.quality();
+                let data = quality.data_loss;
                 let up = path.state() == PathState::Up;
                 self.store.record(Record::PathMetrics(Box::new(PathMetrics {
                     time_unix_s,
@@ -43,6 +49,12 @@ impl Core {
                     loss_forward_pct: percent(quality.loss.forward, quality.loss.probes),
                     loss_backward_pct: percent(quality.loss.backward, quality.loss.probes),
                     mos: mean_opinion_score(Codec::G711, quality).filter(|_| up),
+                    data_loss_forward_pct: (data.forward_packets > 0).then_some(data.forward * 100.0),
+                    data_loss_forward_packets: data.forward_packets,
+                    data_loss_backward_pct: (data.backward_packets > 0).then_some(data.backward * 100.0),
+                    data_loss_backward_packets: data.backward_packets,
+                    tcp_rtt_ms: tcp_time(tcp.median),
+                    tcp_rtt_min_ms: tcp_time(tcp.minimum),
                     sent_packets: stats.sent_packets.saturating_sub(former.sent_packets),
                     sent_bytes: stats.sent_bytes.saturating_sub(former.sent_bytes),
                     received_packets: stats.received_packets.saturating_sub(former.received_packets),
@@ -52,6 +64,11 @@ impl Core {
             }
         }
         self.history.last = last;
+    }
+
+    fn tcp_rtt(&self, number: Option<u32>, now: Time) -> TcpRttSummary {
+        let Some(number) = number else { return TcpRttSummary::default() };
+        self.reader.tcp_rtt(number, now).unwrap_or_default()
     }
 
     fn counters(&self, number: Option<u32>) -> PathStats {

@@ -104,7 +104,7 @@ fn run(mut dataplane: Dataplane, queue: Receiver<Order>, status: watch::Sender<P
             }
             Order::PathState(path, up) => dataplane.set_path_state(&path, up),
             Order::PathDetection(path, detection) => dataplane.set_path_detection(&path, detection),
-            Order::Heartbeat(now) => dataplane.heartbeat(now, clock::realtime_offset_ns()),
+            Order::Heartbeat(now) => dataplane.heartbeat(now, clock::wall_clock()),
             Order::Stop => return,
         };
         if let Err(error) = outcome {

@@ -174,6 +174,7 @@ fn path_view(
             forward_ms: one_way.forward_ns as f64 / 1e6,
             backward_ms: one_way.backward_ns as f64 / 1e6,
             synchronized: one_way.synchronized,
+            error_ms: one_way.synchronized.then_some(one_way.error_ns as f64 / 1e6),
         }),
         spans: path.spans(now).iter().map(span_view).collect(),
         capacity_bps: path.capacity(),

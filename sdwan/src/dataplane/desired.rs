@@ -54,6 +54,15 @@ pub struct LanIngress {
     pub zone: u32,
 }
 
+/// What the programs make `CLOCK_REALTIME` of, and what that is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WallClock {
+    /// `CLOCK_REALTIME - CLOCK_MONOTONIC`, ns.
+    pub offset_ns: u64,
+    /// See `clock_scale` of the programs' configuration.
+    pub scale: u8,
+}
+
 /// A remote site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteDesired {
@@ -78,7 +87,7 @@ pub struct PathDesired {
     pub detection: Duration,
     /// When it last answered the daemon, 0 for never: what a path that is new in the maps begins with.
     pub last_answer: Time,
-    /// The detection time for the peer's probes.
+    /// The same for the probes of a peer that doesn't tell its own.
     pub peer_detection: Duration,
 }
 

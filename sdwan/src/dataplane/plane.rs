@@ -7,7 +7,7 @@ use std::time::Duration;
 use aya::Ebpf;
 
 use super::attach::{AttachMode, Attacher, Attachment};
-use super::desired::{Desired, SetDesired};
+use super::desired::{Desired, SetDesired, WallClock};
 use super::load::{Capacities, Layout, load, open};
 use super::tables::{KernelArray, KernelHash, KernelPerCpu, KernelTrie, Tables};
 use super::{Error, Reconciler};
@@ -100,8 +100,8 @@ impl Dataplane {
     }
 
     /// Shows that the daemon probes.
-    pub fn heartbeat(&mut self, now: Time, realtime_offset_ns: u64) -> Result<(), Error> {
-        self.reconciler.heartbeat(now, realtime_offset_ns)
+    pub fn heartbeat(&mut self, now: Time, clock: WallClock) -> Result<(), Error> {
+        self.reconciler.heartbeat(now, clock)
     }
 }
 

@@ -12,7 +12,7 @@ use sdwan_common::abi::{
     RuleSet, SITE_LOCAL, SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state, prefix_flag,
 };
 
-use super::desired::{Desired, PathDesired, SetDesired};
+use super::desired::{Desired, PathDesired, SetDesired, WallClock};
 use super::load::Capacities;
 use super::tables::{BoxedTable, Tables};
 use super::{Error, Numbers};
@@ -217,12 +217,13 @@ impl Reconciler {
     }
 
     /// Shows that the daemon probes. Does nothing before the first [`Self::apply`].
-    pub fn heartbeat(&mut self, now: Time, realtime_offset_ns: u64) -> Result<(), Error> {
+    pub fn heartbeat(&mut self, now: Time, clock: WallClock) -> Result<(), Error> {
         let config = self.config();
         if config.abi_version != ABI_VERSION {
             return Ok(());
         }
-        self.config.set(0, Config { heartbeat_ns: now.0, realtime_offset_ns, ..config }).map(drop)
+        let WallClock { offset_ns: realtime_offset_ns, scale: clock_scale } = clock;
+        self.config.set(0, Config { heartbeat_ns: now.0, realtime_offset_ns, clock_scale, ..config }).map(drop)
     }
 
     fn change_path(&mut self, path: &PathKey, change: impl FnOnce(&mut Path)) -> Result<(), Error> {
@@ -408,7 +409,7 @@ impl Reconciler {
             rule_words: desired.rules.words,
             flow_event_mask: desired.flow_event_mask,
             fast_path: desired.fast_path,
-            padding: 0,
+            clock_scale: former.clock_scale,
             outer_port: desired.outer_port,
             events_per_second: desired.events_per_second,
         };

@@ -10,7 +10,7 @@ use sdwan_common::abi::{
     SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state,
 };
 
-use super::desired::{CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired};
+use super::desired::{CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock};
 use super::load::Capacities;
 use super::memory::MemoryTable;
 use super::tables::Tables;
@@ -330,12 +330,16 @@ fn a_path_that_is_new_in_the_maps_begins_with_what_the_daemon_heard_and_then_bel
 fn a_heartbeat_leaves_the_rest_of_the_configuration_alone() {
     let kernel = Kernel::new();
     let mut reconciler = kernel.reconciler();
-    reconciler.heartbeat(Time(5), 7).expect("it is no error");
+    let clock = WallClock { offset_ns: 7, scale: 24 };
+    reconciler.heartbeat(Time(5), clock).expect("it is no error");
     assert_eq!(kernel.config().abi_version, 0, "nothing is configured yet");
     reconciler.apply(&three_sites()).expect("it fits");
     let before = kernel.config();
-    reconciler.heartbeat(Time(5), 7).expect("it is written");
-    assert_eq!(kernel.config(), Config { heartbeat_ns: 5, realtime_offset_ns: 7, ..before });
+    reconciler.heartbeat(Time(5), clock).expect("it is written");
+    let beaten = Config { heartbeat_ns: 5, realtime_offset_ns: 7, clock_scale: 24, ..before };
+    assert_eq!(kernel.config(), beaten);
+    reconciler.apply(&three_sites()).expect("it fits");
+    assert_eq!(kernel.config(), beaten, "a new state says nothing of the clock");
     assert_eq!(before.abi_version, ABI_VERSION);
 }
 

@@ -252,6 +252,7 @@ impl Engine {
                 path: key,
                 sequence: path.probe_sent(now, &self.settings),
                 hears: path.hears(now, &self.settings),
+                detection: path.detection(&self.settings),
             };
             if let Some(site) = self.sites.get_mut(&key.site) {
                 site.set_probe_at(key.tunnel, next);

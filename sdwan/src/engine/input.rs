@@ -2,6 +2,7 @@
 //! replayed.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +91,9 @@ pub struct Probe {
     pub sequence: u32,
     /// Whether we hear the peer on this path.
     pub hears: bool,
+    /// After how long without a probe of ours the peer may take this path for silent: what we give the peer, which
+    /// covers the time to the next probes.
+    pub detection: Duration,
 }
 
 /// What changed since the engine was last asked.

@@ -91,6 +91,8 @@ struct World {
     in_flight: BTreeSet<(Time, PathKey, u32, u32, Time)>,
     events: Vec<(Time, EngineEvent)>,
     detections: BTreeSet<PathKey>,
+    /// When the probes of each path left, and what detection time they told.
+    told: BTreeMap<PathKey, Vec<(Time, Duration)>>,
     probes_sent: u64,
 }
 
@@ -117,6 +119,7 @@ impl World {
             in_flight: BTreeSet::new(),
             events: Vec::new(),
             detections: BTreeSet::new(),
+            told: BTreeMap::new(),
             probes_sent: 0,
         };
         let tunnels: Vec<TunnelKey> = (0..4).map(|number| tunnel(number / 2, number % 2)).collect();
@@ -162,12 +165,14 @@ impl World {
                     reflector_sent_ns: sent.0 + half,
                     received_ns: at.0,
                     synchronized: false,
+                    clock_error_ns: 0,
                 };
                 self.engine.handle(Input::ProbeReply { path, reply }, at);
             }
             self.engine.poll(self.now);
             while let Some(probe) = self.engine.next_probe(self.now) {
                 self.probes_sent += 1;
+                self.told.entry(probe.path).or_default().push((self.now, probe.detection));
                 let truth = self.links[&probe.path];
                 if !truth.alive || truth.lose_every != 0 && probe.sequence % truth.lose_every == 0 {
                     continue;
@@ -356,30 +361,56 @@ fn the_probe_budget_holds_for_many_sites() {
 }
 
 #[test]
-fn a_thousand_sites_stay_inside_the_budget_and_those_with_traffic_are_probed_at_full_pace() {
+fn a_thousand_sites_stay_inside_the_budget_in_every_second_and_those_with_traffic_are_probed_at_full_pace() {
     let mut world = World::new(1_000, default_policies());
-    let busy: BTreeSet<SiteId> = (1..=30).map(site_id).collect();
-    for _ in 0..35 {
-        world.engine.handle(Input::Traffic(busy.clone()), world.now);
-        world.run(ms(1_000));
-    }
-    let budget = f64::from(world.engine.settings().probe_budget);
-    let (mut most, before) = (0, world.probes_sent);
-    for _ in 0..50 {
-        let sent = world.probes_sent;
-        world.run(ms(100));
-        most = most.max(world.probes_sent - sent);
-    }
-    let rate = (world.probes_sent - before) as f64 / 5.0;
-    assert!(rate <= budget * 1.02 && rate > budget * 0.7, "{rate} probes a second");
-    assert!((most as f64) < 1.3 * budget / 10.0, "{most} probes in 100 ms: they are spread evenly");
-    for site in world.engine.sites() {
-        let active = busy.contains(&site.remote().id);
-        for (_, path) in site.paths() {
-            assert_eq!(path.state(), PathState::Up);
-            assert_eq!(path.pace() == ms(50), active, "{:?}", path.pace());
+    let budget = world.engine.settings().probe_budget as usize;
+    let few: BTreeSet<SiteId> = (1..=30).map(site_id).collect();
+    let all: BTreeSet<SiteId> = (1..=1_000).map(site_id).collect();
+    let none = BTreeSet::new();
+    // All sites appear at once; then some get traffic, all of them, some, and none; paces change in between.
+    let phases = [(&none, 8), (&few, 40), (&all, 20), (&few, 35), (&none, 30)];
+    let mut boundaries = Vec::new();
+    for (busy, seconds) in phases {
+        for _ in 0..seconds {
+            world.engine.handle(Input::Traffic(busy.clone()), world.now);
+            world.run(ms(1_000));
+        }
+        boundaries.push(world.now);
+        if busy != &few {
+            continue;
+        }
+        for site in world.engine.sites() {
+            let active = busy.contains(&site.remote().id);
+            for (_, path) in site.paths() {
+                assert_eq!(path.state(), PathState::Up);
+                assert_eq!(path.pace() == ms(50), active, "{:?}", path.pace());
+            }
         }
     }
+    let mut times: Vec<Time> = world.told.values().flatten().map(|(at, _)| *at).collect();
+    times.sort_unstable();
+    // In every span of this length, wherever it begins.
+    let busiest = |span: Duration, from: Time, to: Time| {
+        let counts = (0..times.len()).filter(|first| times[*first] >= from && times[*first] < to).map(|first| {
+            let end = times[first] + span;
+            times[first..].partition_point(|at| *at < end)
+        });
+        counts.max().unwrap_or(0)
+    };
+    let start = times[0];
+    let mut from = start;
+    for to in boundaries {
+        let steady = (to.since(from) > 20 * ms(1_000)).then(|| busiest(ms(50), from + 18 * ms(1_000), to));
+        println!(
+            "{} to {} s: {} in a second, {steady:?} in 50 ms",
+            from.since(start).as_secs(),
+            to.since(start).as_secs(),
+            busiest(ms(1_000), from, to)
+        );
+        from = to;
+    }
+    let most = busiest(ms(1_000), start, from);
+    assert!(most <= budget, "{most} probes in a second, {budget} allowed");
 }
 
 #[test]
@@ -410,6 +441,35 @@ fn a_pace_that_changes_makes_nobody_take_a_path_for_silent() {
     }
     assert!(slowed);
     assert!(keys.iter().all(|key| told[key] < ms(250)), "{told:?}");
+}
+
+#[test]
+fn a_probe_tells_a_detection_time_that_covers_the_gaps_behind_it() {
+    let mut world = World::new(40, default_policies());
+    let missed = world.engine.settings().missed as usize;
+    // Busy sites come and go, so that paces change, and cut lines are probed slowly.
+    for second in 0..120u64 {
+        let busy = (1..=40).filter(|number| second / 20 % u64::from(number % 3 + 1) == 0).map(site_id).collect();
+        world.engine.handle(Input::Traffic(busy), world.now);
+        let cut = world.key(7, 0, 0);
+        world.link(cut).alive = !(30..80).contains(&second);
+        world.run(ms(1_000));
+    }
+    let (mut shortest, mut longest) = (Duration::MAX, Duration::ZERO);
+    for (path, probes) in &world.told {
+        for several in probes.windows(missed + 1) {
+            let (first, detection) = several[0];
+            let gap = |number: usize| several[number].0.since(first);
+            // One probe may be lost even while the pace changes, all but the last of so many while it doesn't.
+            assert!(gap(2) <= detection, "{path:?}: {:?} to the next but one, {detection:?} told", gap(2));
+            let steady = (1..=missed).all(|number| gap(number) == gap(1) * number as u32);
+            if steady && several.iter().all(|(_, told)| *told == detection) {
+                assert!(gap(missed) <= detection, "{path:?}: {:?} to probe {missed}, {detection:?} told", gap(missed));
+            }
+            (shortest, longest) = (shortest.min(detection), longest.max(detection));
+        }
+    }
+    assert!(shortest < ms(250) && longest >= ms(750), "{shortest:?} to {longest:?}: they follow the pace");
 }
 
 #[test]

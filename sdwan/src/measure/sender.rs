@@ -10,14 +10,17 @@ use tracing::{debug, warn};
 
 use sdwan_common::abi::peer_flag;
 use sdwan_common::stamp::direct::{self, DirectMeasurement};
-use sdwan_common::stamp::{self, ErrorEstimate, Extension, ReflectorPacket, SenderPacket, Timestamp};
+use sdwan_common::stamp::{self, Extension, ReflectorPacket, SenderPacket, Timestamp};
 
 use super::reflector;
 use super::socket::{Binding, Datagram, TestSocket};
+use super::stamp::answer::ClockQuality;
 use super::stamp::counters::ReflectorCounters;
+use super::stamp::listen;
 use super::{Error, Received, Replies, clock};
 use crate::engine::Time;
 use crate::engine::estimate::{Counters, ProbeReply};
+use crate::engine::input::Probe;
 use crate::engine::types::TunnelKey;
 
 /// What happened to probes outside the engine's sight.
@@ -27,8 +30,10 @@ pub struct ProbeCounters {
     pub sent: AtomicU64,
     /// Probes that the kernel refused.
     pub send_failed: AtomicU64,
-    /// Packets on the sender's port that are no STAMP reply.
+    /// Packets on the sender's port that answer no probe of ours: cut short, stretched, from another port, of another session.
     pub malformed: AtomicU64,
+    /// Replies from the overlay address of no site.
+    pub foreign: AtomicU64,
     /// Replies that found the daemon busy.
     pub overrun: AtomicU64,
     /// Probes answered by the reflector in user space.
@@ -38,7 +43,8 @@ pub struct ProbeCounters {
 }
 
 impl ProbeCounters {
-    pub(super) fn count(counter: &AtomicU64) {
+    /// Adds one.
+    pub fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -61,6 +67,7 @@ pub struct Prober {
     replies: Replies,
     counters: Arc<ProbeCounters>,
     tunnels: BTreeMap<TunnelKey, Tunnel>,
+    clock: listen::Clock,
 }
 
 impl Prober {
@@ -68,7 +75,7 @@ impl Prober {
     /// of the reflector outside the tunnels.
     pub fn new(overlay: IpAddr, replies: Replies, listener: Arc<ReflectorCounters>) -> Self {
         let counters = Arc::new(ProbeCounters { listener, ..ProbeCounters::default() });
-        Self { overlay, replies, counters, tunnels: BTreeMap::new() }
+        Self { overlay, replies, counters, tunnels: BTreeMap::new(), clock: listen::Clock::default() }
     }
 
     /// The counters, shared.
@@ -98,19 +105,14 @@ impl Prober {
     }
 
     /// Sends a probe now. A failure is counted: the missing answer tells the engine.
-    pub fn send(&self, tunnel: TunnelKey, destination: IpAddr, sequence: u32, hears: bool) {
+    pub fn send(&mut self, probe: &Probe, destination: IpAddr) {
+        let tunnel = probe.path.tunnel;
         let Some(open) = self.tunnels.get(&tunnel) else {
             ProbeCounters::count(&self.counters.send_failed);
             return;
         };
-        let packet = SenderPacket {
-            sequence,
-            timestamp: Timestamp::from_unix_ns(clock::unix_ns()),
-            error_estimate: ErrorEstimate::OURS,
-            session: session(tunnel),
-        };
-        let flags = if hears { peer_flag::HEARS as u8 } else { 0 };
-        let payload = stamp::encode_probe(&packet, Extension { flags });
+        let now_ns = clock::unix_ns();
+        let payload = encode(probe, now_ns, self.clock.quality(now_ns));
         match open.socket.send(&payload, SocketAddr::new(destination, stamp::PORT)) {
             Ok(()) => ProbeCounters::count(&self.counters.sent),
             Err(error) => {
@@ -137,6 +139,19 @@ impl Prober {
     }
 }
 
+/// The bytes of a probe that leaves at `unix_ns`, ns since 1970 UTC.
+fn encode(probe: &Probe, unix_ns: u64, clock: ClockQuality) -> [u8; stamp::PROBE_LENGTH] {
+    let packet = SenderPacket {
+        sequence: probe.sequence,
+        timestamp: Timestamp::from_unix_ns(unix_ns),
+        error_estimate: clock.estimate(true),
+        session: session(probe.path.tunnel),
+    };
+    let flags = if probe.hears { peer_flag::HEARS as u8 } else { 0 };
+    let detection_ns = u64::try_from(probe.detection.as_nanos()).unwrap_or(u64::MAX);
+    stamp::encode_probe(&packet, Extension::new(flags, detection_ns))
+}
+
 /// STAMP session identifier of the paths of a tunnel, not 0.
 fn session(tunnel: TunnelKey) -> u16 {
     0x5d00 | u16::from(tunnel.code())
@@ -156,7 +171,11 @@ async fn receive_replies(tunnel: TunnelKey, socket: Arc<TestSocket>, replies: Re
     warn!(%tunnel, "the probe socket failed and will be opened again: {error}");
 }
 
+/// An answer to a probe of ours, which is as long as the probe was; `None` when it is none.
 fn decode(tunnel: TunnelKey, datagram: &Datagram<'_>) -> Option<Received> {
+    if datagram.payload.len() != stamp::PROBE_LENGTH {
+        return None;
+    }
     let packet = ReflectorPacket::decode(datagram.payload).ok()?;
     if packet.session != session(tunnel) || datagram.source.port() != stamp::PORT {
         return None;
@@ -174,6 +193,7 @@ fn decode(tunnel: TunnelKey, datagram: &Datagram<'_>) -> Option<Received> {
         reflector_sent_ns: packet.timestamp.as_unix_ns(),
         received_ns: unix_now - age,
         synchronized: packet.error_estimate.synchronized && packet.sender_error_estimate.synchronized,
+        clock_error_ns: packet.error_estimate.error_ns().saturating_add(packet.sender_error_estimate.error_ns()),
     };
     let counters = counters(datagram.payload);
     Some(Received { tunnel, source: datagram.source.ip(), reply, counters, at: Time(now.0.saturating_sub(age)) })
@@ -189,4 +209,95 @@ fn counters(payload: &[u8]) -> Option<Counters> {
         peer_sent: reflector_transmitted,
         received: direct::received(payload)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sdwan_common::stamp::ErrorEstimate;
+
+    use super::*;
+    use crate::engine::types::{PathKey, SiteId, UplinkIndex};
+
+    const NOW_NS: u64 = 1_800_000_000_123_456_789;
+
+    fn tunnel() -> TunnelKey {
+        let index = |number| UplinkIndex::new(number).expect("an index");
+        TunnelKey { local: index(1), remote: index(2) }
+    }
+
+    const UNKEPT: ClockQuality = ClockQuality { synchronized: false, error_ns: 1_000_000_000 >> 10 };
+    const KEPT: ClockQuality = ClockQuality { synchronized: true, error_ns: 3_000_000 };
+
+    fn probe(hears: bool, detection: Duration) -> Probe {
+        Probe { path: PathKey { site: SiteId([7; 16]), tunnel: tunnel() }, sequence: 9, hears, detection }
+    }
+
+    #[test]
+    fn a_probe_says_what_the_engine_told_it_to() {
+        let bytes = encode(&probe(true, Duration::from_millis(150)), NOW_NS, UNKEPT);
+        let packet = SenderPacket::decode(&bytes).expect("a whole packet");
+        assert_eq!((packet.sequence, packet.session), (9, session(tunnel())));
+        assert_eq!(packet.timestamp.as_unix_ns(), NOW_NS);
+        assert_eq!(Extension::decode(&bytes), Some(Extension::new(1, 150_000_000)));
+        assert_eq!(packet.error_estimate, ErrorEstimate::OURS, "nothing keeps the clock");
+        let bytes = encode(&probe(false, Duration::MAX), NOW_NS, UNKEPT);
+        assert_eq!(Extension::decode(&bytes), Some(Extension { flags: 0, detection: u16::MAX }));
+    }
+    fn datagram(payload: &[u8], port: u16) -> Datagram<'_> {
+        Datagram {
+            source: SocketAddr::new(IpAddr::from([100, 64, 0, 2]), port),
+            destination: None,
+            payload,
+            received_unix_ns: None,
+            ttl: None,
+            traffic_class: None,
+        }
+    }
+
+    /// The payload of an answer, as long as its question.
+    fn whole(answer: &ReflectorPacket) -> [u8; stamp::PROBE_LENGTH] {
+        let mut payload = encode(&probe(true, Duration::ZERO), NOW_NS, UNKEPT);
+        payload[..stamp::BASE_LENGTH].copy_from_slice(&answer.encode());
+        payload
+    }
+
+    #[test]
+    fn what_is_cut_short_stretched_or_foreign_is_no_answer() {
+        let question = SenderPacket::decode(&encode(&probe(true, Duration::ZERO), NOW_NS, UNKEPT)).expect("whole");
+        let answer = ReflectorPacket::answer(&question, 1, question.timestamp, question.timestamp, 64);
+        let good = whole(&answer);
+        assert!(decode(tunnel(), &datagram(&good, stamp::PORT)).is_some());
+        for length in 0..good.len() {
+            assert!(decode(tunnel(), &datagram(&good[..length], stamp::PORT)).is_none(), "{length} bytes");
+        }
+        for more in [1, 1_000, 8_000] {
+            let long = [&good[..], &vec![0; more]].concat();
+            assert!(decode(tunnel(), &datagram(&long, stamp::PORT)).is_none(), "{more} bytes more");
+        }
+        for port in [stamp::PORT + 1, 50_000] {
+            assert!(decode(tunnel(), &datagram(&good, port)).is_none(), "from port {port}");
+        }
+        let other = whole(&ReflectorPacket { session: answer.session ^ 1, ..answer });
+        assert!(decode(tunnel(), &datagram(&other, stamp::PORT)).is_none(), "of another tunnel's session");
+    }
+
+    #[test]
+    fn delays_count_as_synchronised_only_when_both_ends_say_that_their_clocks_are() {
+        let error = |kept: ClockQuality| kept.estimate(true).error_ns();
+        for (ours, theirs) in [(KEPT, KEPT), (KEPT, UNKEPT), (UNKEPT, KEPT), (UNKEPT, UNKEPT)] {
+            let question = SenderPacket::decode(&encode(&probe(true, Duration::ZERO), NOW_NS, ours)).expect("whole");
+            assert_eq!(question.error_estimate, ours.estimate(true));
+            let received = Timestamp::from_unix_ns(NOW_NS + 5_000_000);
+            let answer = ReflectorPacket {
+                error_estimate: theirs.estimate(true),
+                ..ReflectorPacket::answer(&question, 1, received, received, 64)
+            };
+            let payload = whole(&answer);
+            let reply = decode(tunnel(), &datagram(&payload, stamp::PORT)).expect("an answer to us").reply;
+            assert_eq!(reply.synchronized, ours.synchronized && theirs.synchronized, "{ours:?} {theirs:?}");
+            assert_eq!(reply.clock_error_ns, error(ours) + error(theirs));
+        }
+    }
 }

@@ -19,10 +19,12 @@ const FULL_CHECK_BYTES: u64 = 256 << 20;
 /// Tables whose content is carried over from a damaged database.
 const DURABLE_TABLES: [&str; 6] = ["sites", "uplinks", "policies", "own_sequence", "announcements", "revocations"];
 
+/// What each version of the schema adds. A step that was ever released stays as it is.
+pub(super) const SCHEMA: [&str; 2] = [include_str!("schema.sql"), include_str!("schema-2.sql")];
 static MIGRATIONS: LazyLock<Migrations<'static>> =
-    LazyLock::new(|| Migrations::new(vec![M::up(include_str!("schema.sql"))]));
+    LazyLock::new(|| Migrations::new(SCHEMA.into_iter().map(M::up).collect()));
 /// `PRAGMA user_version` of the current schema: the number of migrations.
-pub(super) const SCHEMA_VERSION: u32 = 1;
+pub(super) const SCHEMA_VERSION: u32 = SCHEMA.len() as u32;
 
 /// A database ready to be written.
 pub(super) struct Opened {

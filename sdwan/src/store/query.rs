@@ -98,6 +98,18 @@ pub struct MetricPoint {
     pub loss_backward_pct: Option<f64>,
     /// Mean opinion score.
     pub mos: Option<f64>,
+    /// Loss of the data itself towards the peer, percent of its packets.
+    pub data_loss_forward_pct: Option<f64>,
+    /// Packets that it rests on.
+    pub data_loss_forward_packets: u64,
+    /// Loss of the data itself from the peer, percent of its packets.
+    pub data_loss_backward_pct: Option<f64>,
+    /// Packets that it rests on.
+    pub data_loss_backward_packets: u64,
+    /// Mean of the median round-trip times of TCP, ms.
+    pub tcp_rtt_ms: Option<f64>,
+    /// Smallest round-trip time of TCP, ms.
+    pub tcp_rtt_min_ms: Option<f64>,
     /// Bytes sent.
     pub sent_bytes: u64,
     /// Bytes received.
@@ -175,7 +187,9 @@ impl Reader {
         limit: usize,
     ) -> Result<Vec<MetricPoint>, StoreError> {
         let sql = "SELECT time_s, samples, up_samples, score, rtt_ms, rtt_min_ms, rtt_max_ms, jitter_forward_ms,
-                          jitter_backward_ms, loss_forward_pct, loss_backward_pct, mos, sent_bytes, received_bytes
+                          jitter_backward_ms, loss_forward_pct, loss_backward_pct, mos, sent_bytes, received_bytes,
+                          data_loss_forward_pct, data_loss_forward_packets, data_loss_backward_pct,
+                          data_loss_backward_packets, tcp_rtt_ms, tcp_rtt_min_ms
                    FROM path_metrics JOIN paths ON paths.id = path_metrics.path
                    WHERE site = ?1 AND local_uplink = ?2 AND remote_uplink = ?3 AND resolution_s = ?4
                      AND time_s >= ?5 AND time_s < ?6
@@ -201,6 +215,12 @@ impl Reader {
                 mos: row.get(11)?,
                 sent_bytes: count(12)?,
                 received_bytes: count(13)?,
+                data_loss_forward_pct: row.get(14)?,
+                data_loss_forward_packets: count(15)?,
+                data_loss_backward_pct: row.get(16)?,
+                data_loss_backward_packets: count(17)?,
+                tcp_rtt_ms: row.get(18)?,
+                tcp_rtt_min_ms: row.get(19)?,
             })
         })
     }

@@ -48,6 +48,18 @@ pub struct PathMetrics {
     pub loss_backward_pct: Option<f64>,
     /// Mean opinion score, 1.0–4.5.
     pub mos: Option<f64>,
+    /// Loss of the data itself towards the peer, percent.
+    pub data_loss_forward_pct: Option<f64>,
+    /// Packets that it rests on.
+    pub data_loss_forward_packets: u64,
+    /// Loss of the data itself from the peer, percent.
+    pub data_loss_backward_pct: Option<f64>,
+    /// Packets that it rests on.
+    pub data_loss_backward_packets: u64,
+    /// Median round-trip time of TCP over the last minute, ms.
+    pub tcp_rtt_ms: Option<f64>,
+    /// The smallest, ms.
+    pub tcp_rtt_min_ms: Option<f64>,
     /// User packets sent since the previous record.
     pub sent_packets: u64,
     /// Bytes of them.
@@ -130,8 +142,10 @@ fn insert_metrics(transaction: &Transaction<'_>, metrics: &PathMetrics) -> rusql
         .prepare_cached(
             "INSERT OR REPLACE INTO path_metrics (path, resolution_s, time_s, samples, up_samples, score, rtt_ms,
              rtt_min_ms, rtt_max_ms, jitter_forward_ms, jitter_backward_ms, loss_forward_pct, loss_backward_pct, mos,
-             sent_packets, sent_bytes, received_packets, received_bytes)
-             VALUES (?1, 0, ?2, 1, ?3, ?4, ?5, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+             sent_packets, sent_bytes, received_packets, received_bytes, data_loss_forward_pct,
+             data_loss_forward_packets, data_loss_backward_pct, data_loss_backward_packets, tcp_rtt_ms, tcp_rtt_min_ms)
+             VALUES (?1, 0, ?2, 1, ?3, ?4, ?5, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
+             ?20)",
         )?
         .execute(params![
             path,
@@ -148,6 +162,12 @@ fn insert_metrics(transaction: &Transaction<'_>, metrics: &PathMetrics) -> rusql
             integer(metrics.sent_bytes),
             integer(metrics.received_packets),
             integer(metrics.received_bytes),
+            metrics.data_loss_forward_pct,
+            integer(metrics.data_loss_forward_packets),
+            metrics.data_loss_backward_pct,
+            integer(metrics.data_loss_backward_packets),
+            metrics.tcp_rtt_ms,
+            metrics.tcp_rtt_min_ms,
         ])
         .map(drop)
 }

@@ -106,12 +106,20 @@ fn roll_up(connection: &mut Connection, from: i64, to: i64, now_s: i64) -> rusql
         return Ok(false);
     }
     transaction.execute(
-        "INSERT OR REPLACE INTO path_metrics
+        "INSERT OR REPLACE INTO path_metrics (path, resolution_s, time_s, samples, up_samples, score, rtt_ms, rtt_min_ms,
+                rtt_max_ms, jitter_forward_ms, jitter_backward_ms, loss_forward_pct, loss_backward_pct, mos,
+                sent_packets, sent_bytes, received_packets, received_bytes, data_loss_forward_pct,
+                data_loss_forward_packets, data_loss_backward_pct, data_loss_backward_packets, tcp_rtt_ms,
+                tcp_rtt_min_ms)
          SELECT path, ?2, time_s / ?2 * ?2, sum(samples), sum(up_samples), sum(score * samples) / sum(samples),
                 avg(rtt_ms), min(rtt_min_ms), max(rtt_max_ms),
                 sum(jitter_forward_ms * samples) / sum(samples), sum(jitter_backward_ms * samples) / sum(samples),
                 avg(loss_forward_pct), avg(loss_backward_pct), avg(mos),
-                sum(sent_packets), sum(sent_bytes), sum(received_packets), sum(received_bytes)
+                sum(sent_packets), sum(sent_bytes), sum(received_packets), sum(received_bytes),
+                sum(data_loss_forward_pct * data_loss_forward_packets) / sum(data_loss_forward_packets),
+                sum(data_loss_forward_packets),
+                sum(data_loss_backward_pct * data_loss_backward_packets) / sum(data_loss_backward_packets),
+                sum(data_loss_backward_packets), avg(tcp_rtt_ms), min(tcp_rtt_min_ms)
          FROM path_metrics WHERE resolution_s = ?1 AND time_s >= ?3 AND time_s < ?4
          GROUP BY path, time_s / ?2",
         params![from, to, start, end],

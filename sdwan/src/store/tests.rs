@@ -55,6 +55,12 @@ fn metrics(time: i64, rtt: f64) -> Record {
         loss_forward_pct: Some(0.0),
         loss_backward_pct: None,
         mos: Some(4.2),
+        data_loss_forward_pct: None,
+        data_loss_forward_packets: 0,
+        data_loss_backward_pct: None,
+        data_loss_backward_packets: 0,
+        tcp_rtt_ms: None,
+        tcp_rtt_min_ms: None,
         sent_packets: 10,
         sent_bytes: 1_000,
         received_packets: 20,
@@ -352,6 +358,45 @@ fn the_schema_in_force_is_the_one_the_program_says() {
 }
 
 #[test]
+fn the_history_of_an_older_schema_is_kept_and_goes_on() {
+    let (_directory, path, store) = fresh();
+    store.close().unwrap();
+    // Back to the first schema, as a daemon of then left it.
+    let old = Connection::open(&path).unwrap();
+    let (site, path_row, metric) = (
+        "INSERT INTO sites VALUES (zeroblob(16), 'old', 1, 1, 'active', '[]')",
+        "INSERT INTO paths VALUES (9, zeroblob(16), 0, 1)",
+        format!(
+            "INSERT INTO path_metrics VALUES (9, 0, {START_S}, 1, 1, 90.0, 7.0, 7.0, 7.0, 1.0, 1.0, 0.0, 0.0, 4.2, 1, 2, 3, 4)"
+        ),
+    );
+    let tables = "PRAGMA foreign_keys = OFF; DROP TABLE path_metrics; DROP TABLE paths; DROP TABLE sites;
+                  DROP TABLE uplinks; DROP TABLE rollups; DROP TABLE policies; DROP TABLE events; DROP TABLE flow_samples;
+                  DROP TABLE own_sequence; DROP TABLE announcements; DROP TABLE revocations; PRAGMA user_version = 1;";
+    old.execute_batch(tables).unwrap();
+    old.execute_batch(open::SCHEMA[0]).unwrap();
+    for statement in [site, path_row, &metric] {
+        old.execute_batch(statement).unwrap();
+    }
+    drop(old);
+
+    let store = Store::open(&path, &retention()).unwrap();
+    store.record(metrics(START_S + 10, 8.0));
+    store.flush().unwrap();
+    let key = PathKey { site: SiteId([0; 16]), ..path_key() };
+    let history = store.path_history(&key, Resolution::Raw, 0, i64::MAX, 10).unwrap();
+    assert_eq!(history.len(), 1);
+    assert_eq!((history[0].rtt_ms, history[0].received_bytes), (Some(7.0), 4));
+    assert_eq!((history[0].data_loss_forward_pct, history[0].data_loss_forward_packets), (None, 0));
+    assert_eq!((history[0].tcp_rtt_ms, history[0].tcp_rtt_min_ms), (None, None));
+    assert_eq!(
+        store.path_history(&path_key(), Resolution::Raw, 0, i64::MAX, 10).unwrap().len(),
+        1,
+        "new ones are kept"
+    );
+}
+
+#[test]
 fn only_the_owner_may_read_the_database() {
     use std::os::unix::fs::PermissionsExt;
     let (_directory, path, _store) = fresh();
@@ -423,6 +468,45 @@ fn metrics_are_rolled_up_and_old_ones_removed() {
     assert_eq!((history(Resolution::Minute).len(), history(Resolution::Hour).len()), (0, 2));
     housekeep(&path, &retention(), start + 500 * day);
     assert_eq!(history(Resolution::Hour).len(), 0);
+}
+
+#[test]
+fn loss_of_the_data_and_tcps_round_trip_time_are_kept_and_rolled_up_by_packets() {
+    let (_directory, path, store) = fresh();
+    // Loss of the data towards the peer and from it, with the packets that each rests on; TCP's median and minimum.
+    let quiet = (None, 0, None, 0, None, None);
+    let busy = (Some(10.0), 900, Some(0.5), 2_000, Some(30.0), Some(22.0));
+    let calm = (Some(0.0), 100, None, 0, Some(20.0), Some(19.0));
+    for (index, of) in [quiet, busy, calm, quiet, quiet, quiet, quiet].into_iter().enumerate() {
+        let Record::PathMetrics(mut record) = metrics(START_S + 10 * index as i64, 5.0) else { unreachable!() };
+        (record.data_loss_forward_pct, record.data_loss_forward_packets) = (of.0, of.1);
+        (record.data_loss_backward_pct, record.data_loss_backward_packets) = (of.2, of.3);
+        (record.tcp_rtt_ms, record.tcp_rtt_min_ms) = (of.4, of.5);
+        store.record(Record::PathMetrics(record));
+    }
+    store.flush().unwrap();
+    store.close().unwrap();
+    let reader = Reader::open(&path).unwrap();
+    let history = |resolution| {
+        let points = reader.path_history(&path_key(), resolution, 0, i64::MAX, 100).unwrap();
+        let numbers = points.into_iter().map(|point| {
+            (
+                point.data_loss_forward_pct,
+                point.data_loss_forward_packets,
+                point.data_loss_backward_pct,
+                point.data_loss_backward_packets,
+                point.tcp_rtt_ms,
+                point.tcp_rtt_min_ms,
+            )
+        });
+        numbers.collect::<Vec<_>>()
+    };
+    assert_eq!(history(Resolution::Raw), [quiet, busy, calm, quiet, quiet, quiet, quiet]);
+    housekeep(&path, &retention(), START_S + 86_400);
+    // 90 of 1,000 packets, whatever the share of each record was.
+    let minute = (Some(9.0), 1_000, Some(0.5), 2_000, Some(25.0), Some(19.0));
+    assert_eq!(history(Resolution::Minute), [minute, quiet]);
+    assert_eq!(history(Resolution::Hour), [minute]);
 }
 
 #[test]

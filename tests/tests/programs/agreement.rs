@@ -109,6 +109,7 @@ fn random_live(random: &mut StdRng) -> PathLive {
         last_reply_ns: random_time(random),
         last_peer_probe_ns: random_time(random),
         peer_flags: random.random_range(0..2),
+        peer_detection_ns: *[0, DETECTION_NS, u64::MAX].choose(random).expect("not empty"),
         ..PathLive::default()
     }
 }

@@ -17,7 +17,7 @@ const TCP: Transport = Transport::Tcp(40_000, 443, None);
 
 /// A probe of the other site, or an answer of it, with these counters.
 fn stamp(own: &str, theirs: &str, ports: (u16, u16), counters: DirectMeasurement) -> Spec {
-    let mut payload = encode_probe(&question(), Extension { flags: 1 });
+    let mut payload = encode_probe(&question(), Extension { flags: 1, ..Extension::default() });
     payload[OFFSET..].copy_from_slice(&counters.encode());
     Spec::between(theirs, own, Transport::Udp(ports.0, ports.1)).with(|spec| spec.payload = payload.to_vec())
 }
@@ -68,7 +68,7 @@ fn a_direct_measurement_elsewhere_or_of_another_length_comes_back_unrecognized()
     }
     let mut programs = mesh();
     counted(&mut programs);
-    let good = encode_probe(&question(), Extension { flags: 1 }).to_vec();
+    let good = encode_probe(&question(), Extension { flags: 1, ..Extension::default() }).to_vec();
     let filler = [&[0, 1, 0, 12][..], &[0; 12]].concat();
     let without_ours = [&good[..BASE_LENGTH], &good[OFFSET..], &filler].concat();
     let shorter = {

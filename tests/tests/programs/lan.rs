@@ -477,6 +477,15 @@ fn while_the_daemon_is_dead_the_peers_probes_decide() {
     assert_eq!(first_choice(&mut programs, silent, heard(peer_flag::HEARS), now_ns()), RADIO, "probed on radio only");
     assert_eq!(first_choice(&mut programs, heard(0), heard(peer_flag::HEARS), now_ns()), RADIO, "fibre is one-way");
     assert_eq!(first_choice(&mut programs, heard(1), heard(1), now_ns()), FIBRE, "both are heard both ways");
+    // Longer ago than this site's own detection time, on fibre.
+    let slow = |said| PathLive { last_peer_probe_ns: old, peer_detection_ns: said, ..heard(1) };
+    assert_eq!(first_choice(&mut programs, slow(0), heard(1), now_ns()), RADIO, "fibre is silent");
+    let told = 20 * DETECTION_NS;
+    assert_eq!(
+        first_choice(&mut programs, slow(told), heard(1), now_ns()),
+        FIBRE,
+        "the peer said that it probes slowly"
+    );
     programs.change("paths", FIBRE, |path: &mut Path| path.state = path_state::DOWN);
     assert_eq!(first_choice(&mut programs, silent, silent, 0), RADIO, "down stays down");
     assert_eq!(first_choice(&mut programs, heard(1), silent, now_ns()), FIBRE, "a path that came back is used");

@@ -128,7 +128,7 @@ pub fn mesh_behind(tunnel_header: u32) -> Programs {
             rule_words: 1,
             flow_event_mask: 0,
             fast_path: fast_path::BOTH,
-            padding: 0,
+            clock_scale: 0,
             outer_port: 0,
             events_per_second: 1_000,
         },

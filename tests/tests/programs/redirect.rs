@@ -324,7 +324,8 @@ fn the_reflector_answers_through_the_tunnel() {
     for (theirs, ours) in [("10.255.0.2", "10.255.0.1"), ("fd0f::2", "fd0f::1")] {
         bed.programs.change("config", 0, |config: &mut Config| config.overlay = address(ours));
         let probe = Spec::between(theirs, ours, Transport::Udp(50_000, PORT)).with(|spec| {
-            spec.payload = sdwan_common::stamp::encode_probe(&question(), Extension { flags: 1 }).to_vec()
+            spec.payload =
+                sdwan_common::stamp::encode_probe(&question(), Extension { flags: 1, ..Extension::default() }).to_vec()
         });
         bed.send_from_tunnel(&probe);
         let length = probe.packet().len();
@@ -394,7 +395,8 @@ fn a_probe_takes_the_number_of_packets_before_it_along() {
         for round in 1..=3 {
             bed.send_from_host(&spec);
             bed.expect_at_tunnel("data", &hop(&spec).packet());
-            let payload = sdwan_common::stamp::encode_probe(&question(), Extension { flags: 1 });
+            let payload =
+                sdwan_common::stamp::encode_probe(&question(), Extension { flags: 1, ..Extension::default() });
             socket.send_to(&payload, (theirs, PORT)).expect("sent");
             let length = if spec.source.is_ipv4() { 28 } else { 48 } + payload.len();
             let packet = bed.at_tunnel(PATIENCE, |packet| packet.len() == length).expect("a probe");

@@ -57,7 +57,8 @@ fn a_probe_is_reflected_over_ipv4_and_ipv6() {
         return;
     }
     let mut programs = mesh();
-    let bytes = encode_probe(&question(), Extension { flags: peer_flag::HEARS as u8 }).to_vec();
+    let said = Extension::new(peer_flag::HEARS as u8, 750_000_000);
+    let bytes = encode_probe(&question(), said).to_vec();
     for (round, (theirs, ours)) in [(THEIR_OVERLAY, OWN_OVERLAY), ("fd0f::2", "fd0f::1")].into_iter().enumerate() {
         programs.change("config", 0, |config: &mut Config| config.overlay = address(ours));
         let spec = probe(theirs, ours, bytes.clone());
@@ -80,15 +81,39 @@ fn a_probe_is_reflected_over_ipv4_and_ipv6() {
         assert_eq!(answer.sender_ttl, 61);
         let (received, sent) = (answer.received.as_unix_ns(), answer.timestamp.as_unix_ns());
         assert!(before <= received && received <= sent && sent <= after, "{before} {received} {sent} {after}");
-        assert_eq!(Extension::decode(&payload), Some(Extension { flags: 1 }), "our TLV comes back");
+        assert_eq!(Extension::decode(&payload), Some(said), "our TLV comes back");
         assert_eq!(Tlvs::of(&payload).next().expect("a TLV").flags, 0, "and is recognised");
 
         let live: PathLive = programs.get("path_live", FIBRE);
         let stamped = live.last_peer_probe_ns + offset;
         assert_eq!((live.peer_flags, live.reflected, stamped), (peer_flag::HEARS, round as u32 + 1, received));
+        assert_eq!(live.peer_detection_ns, 750_000_000, "how long the peer wants to be waited for");
         assert_eq!(programs.get::<SiteLive>("site_live", SITE).last_peer_probe_ns, live.last_peer_probe_ns);
     }
     assert_eq!(sum_stats(&mut programs, FIBRE).received_packets, 0, "probes are no user traffic");
+}
+
+#[test]
+fn the_reflector_claims_a_synchronised_clock_only_while_a_daemon_says_so() {
+    if !privileged("the_reflector_claims_a_synchronised_clock_only_while_a_daemon_says_so") {
+        return;
+    }
+    let mut programs = mesh();
+    let spec = probe(THEIR_OVERLAY, OWN_OVERLAY, question().encode().to_vec());
+    let mut estimate = |scale: u8, alive: bool| {
+        programs.change("config", 0, |config: &mut Config| {
+            config.clock_scale = scale;
+            config.heartbeat_ns = if alive { now_ns() } else { 0 };
+            config.heartbeat_stale_ns = if alive { DETECTION_NS } else { 0 };
+        });
+        let (_, payload) = answered(&programs, &spec);
+        ReflectorPacket::decode(&payload).expect("a whole answer").error_estimate
+    };
+    // 2^-8 s: 3.9 ms.
+    let kept = ErrorEstimate { synchronized: true, ptp: true, scale: 24, multiplier: 1 };
+    assert_eq!(estimate(24, true), kept);
+    assert_eq!(estimate(0, true), ErrorEstimate::OURS, "nothing keeps the clock");
+    assert_eq!(estimate(24, false), ErrorEstimate::OURS, "nobody looks at the clock any more");
 }
 
 #[test]
@@ -97,10 +122,13 @@ fn a_bare_probe_says_nothing_about_hearing_and_is_answered() {
         return;
     }
     let mut programs = mesh();
-    programs.change("path_live", FIBRE, |live: &mut PathLive| live.peer_flags = peer_flag::HEARS);
+    programs.change("path_live", FIBRE, |live: &mut PathLive| {
+        (live.peer_flags, live.peer_detection_ns) = (peer_flag::HEARS, 7);
+    });
     let (_, payload) = answered(&programs, &probe(THEIR_OVERLAY, OWN_OVERLAY, question().encode().to_vec()));
     assert_eq!(payload.len(), BASE_LENGTH);
-    assert_eq!(programs.get::<PathLive>("path_live", FIBRE).peer_flags, 0);
+    let live: PathLive = programs.get("path_live", FIBRE);
+    assert_eq!((live.peer_flags, live.peer_detection_ns), (0, 0));
 }
 
 #[test]
@@ -109,7 +137,7 @@ fn unknown_and_malformed_tlvs_are_flagged_at_any_alignment() {
         return;
     }
     let programs = mesh();
-    let mut payload = encode_probe(&question(), Extension { flags: 0 }).to_vec();
+    let mut payload = encode_probe(&question(), Extension { flags: 0, ..Extension::default() }).to_vec();
     // An odd length puts the next one at an odd offset. None of them says "unrecognised" itself, as it should.
     for (kind, length) in [(1, 3), (9, 4), (10, 1)] {
         let mut out = [0; 16];
@@ -147,7 +175,7 @@ fn what_is_no_proper_probe_goes_to_the_stack_untouched() {
     let mut programs = mesh();
     // Then nothing is forwarded, and the reasons below are the reflector's.
     programs.change("config", 0, |config: &mut Config| config.fast_path = fast_path::OFF);
-    let bytes = encode_probe(&question(), Extension { flags: 1 }).to_vec();
+    let bytes = encode_probe(&question(), Extension { flags: 1, ..Extension::default() }).to_vec();
     let proper = probe(THEIR_OVERLAY, OWN_OVERLAY, bytes.clone());
     let off = PassReason::FastPathOff;
     let cases = [

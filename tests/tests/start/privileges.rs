@@ -98,6 +98,44 @@ fn of_the_unit() -> String {
     names.fold("-all".into(), |set, name| set + ",+" + &name.trim_start_matches("CAP_").to_lowercase())
 }
 
+/// The unit's limit of real-time priority, and what it forbids by seccomp.
+fn real_time_of_the_unit() -> (u32, bool) {
+    let unit = include_str!("../../../docs/sdwan.service");
+    let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let limit = value("LimitRTPRIO").map_or(0, |limit| limit.parse().expect("a number"));
+    (limit, value("RestrictRealtime").is_some_and(|value| value != "no"))
+}
+
+#[test]
+fn the_unit_lets_trains_be_paced_at_real_time_priority_without_a_capability_for_it() {
+    if !can_run("the_unit_lets_trains_be_paced_at_real_time_priority_without_a_capability_for_it") {
+        return;
+    }
+    assert!(!of_the_unit().contains("sys_nice"));
+    let (limit, forbidden) = real_time_of_the_unit();
+    assert!(!forbidden, "RestrictRealtime= forbids it whatever the limit is");
+    let mesh = mesh_of(["a"]);
+    let gateway = mesh.gateway("a");
+    offer_program(gateway.namespace());
+    let bounding = format!("--bounding-set={}", of_the_unit());
+    for (limit, outcome) in [(limit, "ok"), (0, "warning")] {
+        let limit = format!("--rtprio={limit}");
+        // What the kernel says, and what the check says of it.
+        let mut kernel = gateway.namespace().command("setpriv");
+        kernel.args([&bounding[..], "prlimit", &limit, "chrt", "--rr", "1", "true"]);
+        let allowed = kernel.output().expect("it runs").status.success();
+        assert_eq!(allowed, outcome == "ok", "{limit}");
+        let mut check = gateway.namespace().command("setpriv");
+        check.args([&bounding[..], "prlimit", &limit, PROGRAM, "check", "-o", "json"]);
+        check.env("SDWAN_CONFIG", gateway.config());
+        let output = check.output().expect("it runs");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let checks = report["checks"].as_array().expect("checks");
+        let pacing = checks.iter().find(|check| check["name"] == "pacing").expect("it is looked at");
+        assert_eq!(pacing["outcome"], outcome, "{limit}: {pacing}");
+    }
+}
+
 fn carries_paths_with(mesh: &Mesh, capabilities: &str) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut daemons = Vec::new();

@@ -20,7 +20,7 @@ use sdwan::trust::wire::{Header, Kind, Reader};
 use sdwan_common::stamp::direct::DirectMeasurement;
 use sdwan_common::stamp::{Extension, ReflectorPacket, SenderPacket, Timestamp, Tlvs, tlv_flag};
 
-use samples::{COUNTED, MADE, NOT_AFTER, ON_ITS_WAY_NS, SENT_NS, SEQUENCE, Samples};
+use samples::{COUNTED, DETECTION_NS, MADE, NOT_AFTER, ON_ITS_WAY_NS, SENT_NS, SEQUENCE, Samples};
 
 /// Asks for the blocks to be written anew.
 const WRITE: &str = "SDWAN_WRITE_VECTORS";
@@ -185,7 +185,7 @@ fn the_probe_and_its_reply_read_back() {
     let counted = DirectMeasurement { sender_transmitted, reflector_received, reflector_transmitted };
     assert_eq!(DirectMeasurement::answered(&reply), Some(counted));
     for (name, payload, flags) in [("stamp-probe", &probe, tlv_flag::UNRECOGNIZED), ("stamp-reply", &reply, 0)] {
-        assert_eq!(Extension::decode(payload), Some(Extension { flags: 1 }), "vector {name}");
+        assert_eq!(Extension::decode(payload), Some(Extension::new(1, DETECTION_NS)), "vector {name}");
         assert_eq!(Tlvs::of(payload).map(|tlv| tlv.flags).collect::<Vec<_>>(), [flags, flags], "vector {name}");
     }
 }

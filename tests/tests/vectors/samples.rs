@@ -16,6 +16,9 @@ use sdwan_common::stamp::{
 };
 
 use crate::document::{fields, hex};
+
+/// What the probe says about how long its sender's silence is to be borne.
+pub const DETECTION_NS: u64 = 150_000_000;
 /// What the probe and its answer count of the data: sent, received by the peer, sent by the peer.
 pub const COUNTED: [u32; 3] = [1_000, 998, 500];
 
@@ -161,7 +164,7 @@ fn question() -> SenderPacket {
 }
 
 fn probe() -> [u8; stamp::PROBE_LENGTH] {
-    let mut bytes = stamp::encode_probe(&question(), Extension { flags: peer_flag::HEARS as u8 });
+    let mut bytes = stamp::encode_probe(&question(), Extension::new(peer_flag::HEARS as u8, DETECTION_NS));
     bytes[direct::OFFSET..].copy_from_slice(&counted([COUNTED[0], 0, 0]).encode());
     bytes
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::Check;
 use crate::config::{Config, TunnelBackend};
 use crate::daemon::missing_capabilities;
+use crate::measure::capacity::may_keep_time;
 
 /// First kernel with tcx links.
 const TCX_KERNEL: (u32, u32) = (6, 6);
@@ -13,8 +14,9 @@ const TCX_KERNEL: (u32, u32) = (6, 6);
 /// All checks. Those that need the configuration are left out without one.
 pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
     let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let status = read("/proc/self/status").unwrap_or_default();
     let mut checks = vec![
-        privileges(&read("/proc/self/status").unwrap_or_default()),
+        privileges(&status),
         kernel(&release),
         type_information(),
         bpf_file_system(config.map_or(Path::new("/sys/fs/bpf"), |config| &config.dataplane.bpffs)),
@@ -23,6 +25,7 @@ pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
     checks.extend(forwarding());
     checks.extend(jit());
     checks.push(clock());
+    checks.push(pacing(&status, &read("/proc/self/limits").unwrap_or_default()));
     if let Some(config) = config {
         checks.extend(interfaces(config));
         checks.push(super::identity::check(config, super::super::when::now_ns().unsigned_abs() / 1_000_000_000));
@@ -158,6 +161,18 @@ fn clock() -> Check {
         let remedy = "set the clock, for example with chrony: certificates have dates";
         Check::failed("clock", "is wrong: it shows a date in the past", remedy)
     }
+}
+
+/// Whether trains of capacity measurements may be paced at real-time priority.
+pub(in crate::cli) fn pacing(status: &str, limits: &str) -> Check {
+    if may_keep_time(status, limits) {
+        return Check::ok("pacing", "capacity is measured at real-time priority");
+    }
+    Check::warning(
+        "pacing",
+        "capacity is measured without real-time priority: figures scatter more while the machine is busy",
+        "set LimitRTPRIO=1 and no RestrictRealtime= in the unit, as docs/sdwan.service does",
+    )
 }
 
 /// Interfaces that carry a default route, IPv4 or IPv6.

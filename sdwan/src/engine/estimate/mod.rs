@@ -51,6 +51,9 @@ pub struct ProbeReply {
     /// Both ends say that their clocks are synchronised to UTC (S of the error estimates).
     #[serde(default)]
     pub synchronized: bool,
+    /// How far the two clocks may differ by what both ends say (the sum of the error estimates), ns.
+    #[serde(default)]
+    pub clock_error_ns: u64,
 }
 
 /// Why an answer changed nothing.

@@ -20,6 +20,9 @@ pub struct OneWay {
     pub backward_ns: i64,
     /// Both ends say that their clocks are synchronised to UTC.
     pub synchronized: bool,
+    /// How far off each may be then, by what both ends say of their clocks, ns.
+    #[serde(default)]
+    pub error_ns: u64,
 }
 
 /// Estimator of both directions' delay.
@@ -30,13 +33,14 @@ pub struct OneWayDelay {
     previous: Option<OneWay>,
 }
 
-/// The smaller delay of each direction; synchronised when both are.
+/// The smaller delay of each direction; synchronised when both are, and as far off as the worse of them.
 fn smaller(one: Option<OneWay>, other: Option<OneWay>) -> Option<OneWay> {
     match (one, other) {
         (Some(one), Some(other)) => Some(OneWay {
             forward_ns: one.forward_ns.min(other.forward_ns),
             backward_ns: one.backward_ns.min(other.backward_ns),
             synchronized: one.synchronized && other.synchronized,
+            error_ns: one.error_ns.max(other.error_ns),
         }),
         (one, other) => one.or(other),
     }
@@ -57,6 +61,7 @@ impl OneWayDelay {
             forward_ns: difference(reply.reflector_received_ns, reply.sent_ns),
             backward_ns: difference(reply.received_ns, reply.reflector_sent_ns),
             synchronized: reply.synchronized,
+            error_ns: reply.clock_error_ns,
         };
         self.current = smaller(self.current, Some(sample));
     }
@@ -80,6 +85,7 @@ impl OneWayDelay {
 mod tests {
     use super::*;
 
+    /// Of ends that say more of their clocks' error when they don't claim to be in step.
     fn reply(there_ns: u64, back_ns: u64, ahead_ns: u64, synchronized: bool) -> ProbeReply {
         let sent_ns = 1_700_000_000_000_000_000;
         let reflector_received_ns = sent_ns + there_ns + ahead_ns;
@@ -92,6 +98,7 @@ mod tests {
             reflector_sent_ns,
             received_ns: reflector_sent_ns - ahead_ns + back_ns,
             synchronized,
+            clock_error_ns: if synchronized { 10 } else { 90 },
         }
     }
 
@@ -105,10 +112,11 @@ mod tests {
         assert_eq!(delay.estimate(at(0)), None);
         delay.sample(&reply(300, 500, 0, true), at(0));
         delay.sample(&reply(200, 700, 0, true), at(1));
-        let found = OneWay { forward_ns: 200, backward_ns: 500, synchronized: true };
+        let found = OneWay { forward_ns: 200, backward_ns: 500, synchronized: true, error_ns: 10 };
         assert_eq!(delay.estimate(at(2)), Some(found));
         delay.sample(&reply(400, 400, 0, true), at(21));
-        assert_eq!(delay.estimate(at(22)), Some(OneWay { forward_ns: 400, backward_ns: 400, synchronized: true }));
+        let found = OneWay { forward_ns: 400, backward_ns: 400, synchronized: true, error_ns: 10 };
+        assert_eq!(delay.estimate(at(22)), Some(found));
         assert_eq!(delay.estimate(at(99)), None);
     }
 
@@ -117,7 +125,7 @@ mod tests {
         let mut delay = OneWayDelay::default();
         delay.sample(&reply(200, 500, 1_000, false), at(0));
         delay.sample(&reply(200, 500, 1_000, true), at(0));
-        let found = OneWay { forward_ns: 1_200, backward_ns: -500, synchronized: false };
+        let found = OneWay { forward_ns: 1_200, backward_ns: -500, synchronized: false, error_ns: 90 };
         assert_eq!(delay.estimate(at(1)), Some(found));
     }
 }

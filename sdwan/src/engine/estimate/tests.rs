@@ -47,6 +47,7 @@ impl Link {
                     reflector_sent_ns: PEER_EPOCH_NS + sent.0,
                     received_ns: OUR_EPOCH_NS + arrival.0,
                     synchronized: false,
+                    clock_error_ns: 0,
                 };
                 self.answers.push((arrival, reply));
             }
@@ -153,6 +154,7 @@ fn reordering_in_either_direction_is_no_loss() {
                 reflector_sent_ns: at + 2,
                 received_ns: at + 3,
                 synchronized: false,
+                clock_error_ns: 0,
             });
             if number % 2 == 1 {
                 for reply in reflected_late.drain(..).rev() {
@@ -206,6 +208,7 @@ fn foreign_duplicate_and_implausible_answers_change_nothing() {
         reflector_sent_ns: 0,
         received_ns: 0,
         synchronized: false,
+        clock_error_ns: 0,
     };
     assert_eq!(link.estimator.reply(&reply, now), Err(Ignored::Unknown));
     assert_eq!(link.estimator.reply(&ProbeReply { sequence: 48, ..reply }, now), Err(Ignored::Duplicate));

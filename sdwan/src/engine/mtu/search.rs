@@ -16,6 +16,10 @@
 //! is down altogether says nothing about sizes. A size counts as fitting only when a probe of exactly that size was
 //! acknowledged. ICMP changes which size is asked about next, nothing else (RFC 8899 section 4.6).
 //!
+//! In a black hole every large packet is lost, so a smaller size has to be in use before the right one is known. Which one:
+//! the size of an earlier search that found less, if it still gets through (a path that changes between two routes), else
+//! the base size, and then each larger size as soon as a probe of it was acknowledged (RFC 8899 section 5.2).
+//!
 //! RFC 8899 wants probe timers of 1 s at least, for packetization layers that may not know the round-trip time. Ours is
 //! measured all the time: once it is known, the timer follows it.
 
@@ -41,6 +45,9 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// Pauses before somebody who doesn't answer is asked again.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+/// While a search goes on after a black hole, a larger size comes into use when it gains at least this much, bytes: every
+/// change is one for the interface and its routes, too.
+const STEP: u16 = 64;
 /// ICMP may cause a confirmation this often.
 const HINT_PAUSE: Duration = Duration::from_secs(1);
 /// ICMP messages that one search follows.
@@ -111,6 +118,8 @@ pub struct Search {
     retry: Duration,
     raise_at: Time,
     recent: VecDeque<(u64, u16)>,
+    /// What an earlier search found that is smaller than what is in use.
+    smaller: Option<u16>,
     began: Time,
     sent: u32,
     unanswered: u32,
@@ -137,6 +146,7 @@ impl Search {
             retry: RETRY_FIRST,
             raise_at: now,
             recent: VecDeque::new(),
+            smaller: None,
             began: now,
             sent: 0,
             unanswered: 0,
@@ -247,7 +257,7 @@ impl Search {
                 question.lost += 1;
                 self.unanswered = self.unanswered.saturating_add(1);
                 let question = *question;
-                if question.lost >= self.most_probes() {
+                if question.lost >= self.most_probes_of(&question) {
                     self.unanswered_question(question, now);
                 }
             }
@@ -353,6 +363,15 @@ impl Search {
         needed.min(patience).clamp(MAX_PROBES, MOST_PROBES)
     }
 
+    /// What only may get through is asked about once: meanwhile large packets vanish.
+    fn most_probes_of(&self, question: &Question) -> u32 {
+        let is_guess = question.size > self.floor();
+        match question.purpose {
+            Purpose::Control { of: Doubted::Confirm, .. } if is_guess => 1,
+            _ => self.most_probes(),
+        }
+    }
+
     fn slower(&self, pause: Duration) -> Duration {
         if self.conditions.metered { pause * METERED } else { pause }
     }
@@ -395,8 +414,9 @@ impl Search {
                     self.began = now;
                     self.hints = 0;
                     self.low = question.size;
-                    // What ICMP told was right, and its larger neighbour will show that.
-                    self.edge = self.hint.take().filter(|hint| *hint == question.size);
+                    // What ICMP told, or what fitted before, was right, and its larger neighbour will show that.
+                    self.edge = Some(question.size).filter(|size| *size > floor);
+                    self.hint = None;
                     self.tried_max = true;
                     self.state = State::Searching;
                 }
@@ -417,9 +437,10 @@ impl Search {
             Purpose::Base => self.ask(control(Doubted::Base, question.size), smallest, now),
             Purpose::Grow => self.ask(control(Doubted::Grow, question.size), self.low, now),
             Purpose::Confirm => {
-                // What ICMP told may be right: then the path need not fall further than that.
-                let hint = self.hint.filter(|hint| *hint >= floor && *hint < question.size);
-                let size = hint.unwrap_or(if question.size > floor { floor } else { smallest });
+                // What ICMP told may be right, or what fitted before: then the path need not fall further than that.
+                let usual = self.hint.or(self.smaller);
+                let usual = usual.filter(|size| *size >= floor && *size < question.size);
+                let size = usual.unwrap_or(if question.size > floor { floor } else { smallest });
                 self.ask(control(Doubted::Confirm, question.size), size, now);
             }
             Purpose::Control { of: Doubted::Confirm, size } if question.size > smallest => {
@@ -467,11 +488,18 @@ impl Search {
     /// Asks about the next larger size, or ends the search.
     fn grow(&mut self, settings: &Settings, now: Time) {
         if self.low < self.high {
+            if self.known.how == How::Base && self.low >= self.known.size.saturating_add(STEP) {
+                self.publish(self.low, How::Base);
+            }
             let size = self.next_size();
             self.ask(Purpose::Grow, size, now);
             return;
         }
-        self.publish(self.low.max(self.least()), How::Searched);
+        let found = self.low.max(self.least());
+        if found > self.known.size && self.known.how == How::Searched {
+            self.smaller = Some(self.known.size);
+        }
+        self.publish(found, How::Searched);
         self.finished = true;
         self.raise_at = now + self.slower(settings.raise);
         self.complete(settings, now);

@@ -247,6 +247,56 @@ fn a_lowered_mtu_that_icmp_tells_of_is_in_use_within_a_search_and_without_a_dip(
 }
 
 #[test]
+fn after_a_black_hole_larger_sizes_come_into_use_while_the_search_goes_on() {
+    let (mut longest_dip, mut most_steps) = (Duration::ZERO, 0);
+    for mtu in [1300, 1400, 1423, 1452, 1492, 4470] {
+        let mut net = Net::new(9000, 9000, false);
+        net.run(60 * S, complete);
+        net.mtu = mtu;
+        net.run(60 * S, |net| net.known().how == How::Base);
+        assert_eq!(net.known().size, 1200, "nothing larger is known to work");
+        let (mut steps, mut last) = (0, 1200);
+        let dip = net.run(60 * S, |net| net.known().size + 64 > mtu);
+        while !complete(&net) {
+            net.run(60 * S, |net| net.known().size != last || complete(net));
+            let known = net.known();
+            assert!(known.size >= last && known.size <= mtu, "{known:?} of {mtu}: never larger, nor back again");
+            steps += u32::from(known.size != last);
+            last = known.size;
+        }
+        assert_eq!(net.known(), Known { size: mtu, how: How::Searched, ipv6: false });
+        (longest_dip, most_steps) = (longest_dip.max(dip), most_steps.max(steps));
+    }
+    println!("within 64 bytes of the MTU after {longest_dip:?} at most, in {most_steps} further steps");
+    assert!(longest_dip < 5 * S && most_steps <= 4, "{longest_dip:?} {most_steps}");
+}
+
+#[test]
+fn a_path_that_changes_between_two_routes_falls_to_the_smaller_ones_mtu_and_no_further() {
+    let mut net = Net::new(1423, 1500, false);
+    net.run(60 * S, complete);
+    for _ in 0..3 {
+        net.mtu = 1500;
+        net.run(1_000 * S, |net| net.known().size == 1500 && complete(net));
+        net.mtu = 1423;
+        let took = net.run(60 * S, |net| net.known().size < 1500);
+        assert_eq!(net.known(), Known { size: 1423, how: How::Base, ipv6: false }, "not the base size");
+        assert!(took <= 10 * S, "{took:?}");
+        net.run(60 * S, complete);
+        assert_eq!(net.known(), Known { size: 1423, how: How::Searched, ipv6: false });
+    }
+    // Another black hole than ever before: one question more, and the base size as before.
+    net.mtu = 1500;
+    net.run(1_000 * S, |net| net.known().size == 1500 && complete(net));
+    net.mtu = 1350;
+    let took = net.run(60 * S, |net| net.known().size < 1500);
+    assert_eq!((net.known().size, net.known().how), (1200, How::Base));
+    assert!(took <= 10 * S, "{took:?}");
+    net.run(60 * S, complete);
+    assert_eq!(net.known().size, 1350);
+}
+
+#[test]
 fn a_raised_mtu_is_found_by_the_raise_timer() {
     let mut net = Net::new(1400, 1500, false);
     net.run(60 * S, complete);

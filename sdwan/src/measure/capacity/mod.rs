@@ -3,6 +3,7 @@
 //! Each tunnel has a socket on [`PORT`], bound to the tunnel's interface, and a thread that receives on it and answers.
 //! A measurement is a thread of its own, since pacing wants to sleep. Who may measure what when is decided elsewhere.
 
+mod pacing;
 mod receiver;
 mod responder;
 mod session;
@@ -29,6 +30,7 @@ use crate::engine::capacity::search::Plan;
 use crate::engine::capacity::{Direction, Framing};
 use crate::engine::types::{TunnelKey, UplinkIndex};
 
+pub use pacing::may_keep_time;
 pub use session::{Failure, Found, Progress};
 pub use wire::{Message, PORT, Verdict, WireError};
 

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use tracing::debug;
+
+use super::pacing::keep_time;
 use super::socket::{BATCH, CapacitySocket};
 use super::wire::{FINISH, Message, Packet, TRAIN, Verdict};
 use super::{Counters, Way};
@@ -109,7 +112,9 @@ pub(super) struct Session {
 impl Session {
     /// Measures towards the peer. `solicited` is the peer's session that asked for it, or 0.
     pub fn forward(&self, plan: Plan, solicited: u64) -> Result<Found, Failure> {
-        keep_time();
+        if let Err(error) = keep_time() {
+            debug!("trains are paced without real-time priority: {error}");
+        }
         let asked = Instant::now();
         let passive = match self.ask(&Message::Open, PATIENCE, |answer| match answer {
             Message::Accept { passive } => Some(Ok(passive)),
@@ -307,18 +312,6 @@ impl Session {
 impl Way {
     fn peer(&self) -> SocketAddr {
         SocketAddr::new(self.peer, super::wire::PORT)
-    }
-}
-
-/// Sleeps of this thread end when they should: by default the kernel may add 50 µs, and on a busy machine others come
-/// first. It is at work for some hundredths of a second, and sleeps between any two batches.
-fn keep_time() {
-    let parameters = libc::sched_param { sched_priority: 1 };
-    // SAFETY: prctl takes numbers only here, and the parameters live through the call; both change this thread alone.
-    unsafe {
-        libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong, 0, 0, 0);
-        // Without the privilege trains are less even on a busy machine; what was really sent is what counts.
-        libc::sched_setscheduler(0, libc::SCHED_RR, &parameters);
     }
 }
 
