@@ -358,7 +358,8 @@ impl Core {
             return;
         }
         let outer_dscp = self.marks_outer();
-        let maps = desired::maps(&self.engine, &self.identity, &self.config, &self.lan, &self.interfaces, outer_dscp);
+        let (lan, clock) = (&self.lan, clock::wall_clock());
+        let maps = desired::maps(&self.engine, &self.identity, &self.config, lan, &self.interfaces, outer_dscp, clock);
         let marked = if outer_dscp { self.engine.uplinks() } else { &[] };
         let attachments = desired::attachments(&self.lan, &self.interfaces, marked, &self.snapshot);
         self.plane_due = false;

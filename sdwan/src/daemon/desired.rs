@@ -7,7 +7,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::{Config, LanInterface};
-use crate::dataplane::desired::{CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired};
+use crate::dataplane::desired::{
+    CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock,
+};
 use crate::dataplane::{Attachment, Direction};
 use crate::discovery::DiscoveryInterface;
 use crate::engine::path::{Path, PathState};
@@ -103,6 +105,7 @@ pub fn maps(
     lan: &[LanIngress],
     interfaces: &BTreeMap<TunnelKey, u32>,
     outer_dscp: bool,
+    clock: WallClock,
 ) -> Desired {
     let owners = engine.prefix_owners();
     let compilation = engine.compilation();
@@ -121,6 +124,7 @@ pub fn maps(
         flow_event_mask: config.dataplane.flow_event_mask().unwrap_or(u32::MAX),
         events_per_second: config.dataplane.events_per_second,
         heartbeat_stale: heartbeat_stale(engine.settings()),
+        clock,
     };
     for (prefix, owner) in owners {
         if let Some(site) = engine.site(&owner) {

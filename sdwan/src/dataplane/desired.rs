@@ -41,6 +41,8 @@ pub struct Desired {
     pub events_per_second: u32,
     /// The daemon counts as dead when its heartbeat is older than this.
     pub heartbeat_stale: Duration,
+    /// The wall clock: probes are answered from the first state on, before the first heartbeat.
+    pub clock: WallClock,
 }
 
 /// An ingress of LAN packets.

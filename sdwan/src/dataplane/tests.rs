@@ -185,6 +185,7 @@ fn desired(sites: &BTreeMap<u8, BTreeMap<u8, bool>>, rules: &Arc<CompiledRules>)
         flow_event_mask: 0xff,
         events_per_second: 100,
         heartbeat_stale: Duration::from_millis(500),
+        clock: WallClock { offset_ns: 3, scale: 1 },
     };
     for (&number, paths) in sites {
         let prefixes = vec![
@@ -338,9 +339,14 @@ fn a_heartbeat_leaves_the_rest_of_the_configuration_alone() {
     reconciler.heartbeat(Time(5), clock).expect("it is written");
     let beaten = Config { heartbeat_ns: 5, realtime_offset_ns: 7, clock_scale: 24, ..before };
     assert_eq!(kernel.config(), beaten);
-    reconciler.apply(&three_sites()).expect("it fits");
-    assert_eq!(kernel.config(), beaten, "a new state says nothing of the clock");
+    reconciler.apply(&Desired { clock, ..three_sites() }).expect("it fits");
+    assert_eq!(kernel.config(), beaten, "a new state is no heartbeat");
     assert_eq!(before.abi_version, ABI_VERSION);
+    assert_eq!(
+        (before.realtime_offset_ns, before.clock_scale),
+        (3, 1),
+        "probes are answered before the first heartbeat"
+    );
 }
 
 #[test]

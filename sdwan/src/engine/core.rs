@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::estimate::{Ignored, ProbeReply};
 use super::events::{EngineEvent, EventKind};
 use super::input::{Changes, Gone, Input, Probe};
-use super::pace::{Paces, next_probe};
+use super::pace::{Limiter, Paces, next_probe};
 use super::path::{Cause, Path, PathState};
 use super::policy::Compilation;
 use super::settings::Settings;
@@ -65,6 +65,7 @@ pub struct Engine {
     stalls: u64,
     stalled_at: Option<Time>,
     paces: Paces,
+    limiter: Limiter,
 }
 
 impl Engine {
@@ -72,6 +73,7 @@ impl Engine {
     pub fn new(settings: Settings, local: Local, compilation: Arc<Compilation>) -> Self {
         Self {
             paces: Paces::new(&settings, 0, 0),
+            limiter: Limiter::new(settings.probe_budget),
             settings,
             local,
             uplinks: Vec::new(),
@@ -237,10 +239,23 @@ impl Engine {
             if at > now {
                 return None;
             }
+            let active = self.sites.get(&key.site).is_some_and(|site| site.active(now));
+            let ready = self.limiter.ready_at(active) <= now;
+            if !ready && active {
+                return None;
+            }
             self.probes.pop();
             let Some(site) = self.sites.get_mut(&key.site) else { continue };
-            let pace = if site.active(now) { self.paces.active } else { self.paces.idle };
+            let pace = if active { self.paces.active } else { self.paces.idle };
             let Some(path) = site.probe_path(key.tunnel, at) else { continue };
+            if !ready {
+                // Spread out anew, and soon enough that nobody misses it.
+                let next = next_probe(&key, now, pace / 4);
+                site.set_probe_at(key.tunnel, next);
+                self.probes.push(Reverse((next, key)));
+                continue;
+            }
+            self.limiter.take(now);
             let patience = path.patience();
             let pace = path.set_pace(pace, now, &self.settings);
             if path.patience() != patience {
@@ -264,7 +279,8 @@ impl Engine {
 
     /// When [`Self::poll`] or [`Self::next_probe`] has something to do next.
     pub fn next_deadline(&self) -> Option<Time> {
-        let probe = self.probes.peek().map(|Reverse((at, _))| *at);
+        // What waits for the budget is not late.
+        let probe = self.probes.peek().map(|Reverse((at, _))| (*at).max(self.limiter.ready_at(true)));
         let wake = self.wakes.peek().map(|Reverse((at, _))| *at);
         match (probe, wake) {
             (Some(probe), Some(wake)) => Some(probe.min(wake)),

@@ -10,6 +10,12 @@ use super::types::PathKey;
 
 /// Part of the budget that paths without traffic get even when the others need it all.
 const IDLE_SHARE: f64 = 0.2;
+/// Part of the budget that paces are made for; the rest takes up what comes together by chance and when paces change.
+const PLANNED_SHARE: f64 = 0.9;
+/// Part of the budget at which probes leave when more are due, and the time's worth of it that may leave at once: together
+/// the budget of a second.
+const STEADY_SHARE: f64 = 0.95;
+const BURST: Duration = Duration::from_millis(50);
 
 /// Time between the probes of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +29,39 @@ pub struct Paces {
 impl Paces {
     /// For so many paths to sites with live traffic, and so many others.
     pub fn new(settings: &Settings, active: usize, idle: usize) -> Self {
-        let budget = f64::from(settings.probe_budget.max(1));
+        let budget = f64::from(settings.probe_budget.max(1)) * PLANNED_SHARE;
         let wanted = active as f64 / settings.probe_interval.as_secs_f64().max(1e-3);
         let idle_interval = settings.idle_interval.max(settings.probe_interval);
         let idle_pace = spread(idle, (budget - wanted).max(budget * IDLE_SHARE)).max(idle_interval);
         let taken = idle as f64 / idle_pace.as_secs_f64();
         Self { active: spread(active, budget - taken).max(settings.probe_interval), idle: idle_pace }
+    }
+}
+
+/// Keeps probes to the budget in every second, whatever paths come and however paces change: a leaky bucket (the generic
+/// cell rate algorithm of ITU-T I.371).
+#[derive(Clone, Debug)]
+pub struct Limiter {
+    cost: Duration,
+    /// When the bucket will have leaked empty.
+    empty_at: Time,
+}
+
+impl Limiter {
+    /// For this budget, probes per second.
+    pub fn new(budget: u32) -> Self {
+        let cost = Duration::from_secs_f64(1.0 / (f64::from(budget.max(1)) * STEADY_SHARE));
+        Self { cost, empty_at: Time::default() }
+    }
+
+    /// When the next probe may leave. Those of paths without traffic leave half of the bucket to the others.
+    pub fn ready_at(&self, active: bool) -> Time {
+        self.empty_at - if active { BURST } else { BURST / 2 }
+    }
+
+    /// A probe leaves.
+    pub fn take(&mut self, now: Time) {
+        self.empty_at = self.empty_at.max(now) + self.cost;
     }
 }
 
@@ -73,15 +106,35 @@ mod tests {
 
     #[test]
     fn many_idle_paths_leave_most_of_the_budget_to_the_active_ones() {
-        let paces = Paces::new(&settings(), 40, 4_000);
-        assert_eq!((paces.active, paces.idle), (Duration::from_millis(50), Duration::from_secs(20)));
+        // 900 of the 1,000 are planned with, a fifth of them for the idle ones.
+        let idle_at_least = Duration::from_nanos(22_222_222_222);
+        let paces = Paces::new(&settings(), 36, 4_000);
+        assert_eq!((paces.active, paces.idle), (Duration::from_millis(50), idle_at_least));
         // What the active ones don't need is the others'.
-        let paces = Paces::new(&settings(), 20, 4_000);
-        assert_eq!((paces.active, paces.idle), (Duration::from_millis(50), Duration::from_nanos(6_666_666_667)));
-        assert_eq!(Paces::new(&settings(), 0, 4_000).idle, Duration::from_secs(4));
+        let paces = Paces::new(&settings(), 18, 4_000);
+        assert_eq!((paces.active, paces.idle), (Duration::from_millis(50), Duration::from_nanos(7_407_407_407)));
+        assert_eq!(Paces::new(&settings(), 0, 4_000).idle, Duration::from_nanos(4_444_444_444));
         // Too many active ones share four fifths.
-        let paces = Paces::new(&settings(), 400, 4_000);
-        assert_eq!((paces.active, paces.idle), (Duration::from_millis(500), Duration::from_secs(20)));
+        let paces = Paces::new(&settings(), 360, 4_000);
+        assert_eq!((paces.active, paces.idle), (Duration::from_millis(500), idle_at_least));
+    }
+
+    #[test]
+    fn whoever_asks_as_often_as_can_be_gets_no_more_than_the_budget_in_a_second_and_not_much_less() {
+        for (active, least) in [(true, 970), (false, 945)] {
+            let mut limiter = Limiter::new(1_000);
+            let mut now = Time(5_000_000_000);
+            let mut taken = Vec::new();
+            while now < Time(9_000_000_000) {
+                now = now.max(limiter.ready_at(active));
+                limiter.take(now);
+                taken.push(now);
+            }
+            let seconds = (0..taken.len() - 1_100)
+                .map(|first| taken[first..].partition_point(|at| *at < taken[first] + Duration::from_secs(1)));
+            assert!(seconds.clone().all(|count| count <= 1_000), "{:?}", seconds.clone().max());
+            assert!(seconds.max().is_some_and(|count| count >= least));
+        }
     }
 
     proptest! {

@@ -357,7 +357,7 @@ fn the_probe_budget_holds_for_many_sites() {
     world.run(ms(5_000));
     let rate = (world.probes_sent - before) as f64 / 5.0;
     let budget = f64::from(world.engine.settings().probe_budget);
-    assert!(rate <= budget * 1.02 && rate >= budget * 0.9, "{rate} probes a second with 1,000 paths");
+    assert!(rate <= budget && rate >= budget * 0.85, "{rate} probes a second with 1,000 paths");
 }
 
 #[test]
@@ -397,20 +397,16 @@ fn a_thousand_sites_stay_inside_the_budget_in_every_second_and_those_with_traffi
         });
         counts.max().unwrap_or(0)
     };
-    let start = times[0];
-    let mut from = start;
+    let mut from = times[0];
     for to in boundaries {
-        let steady = (to.since(from) > 20 * ms(1_000)).then(|| busiest(ms(50), from + 18 * ms(1_000), to));
-        println!(
-            "{} to {} s: {} in a second, {steady:?} in 50 ms",
-            from.since(start).as_secs(),
-            to.since(start).as_secs(),
-            busiest(ms(1_000), from, to)
-        );
+        if to.since(from) > 20 * ms(1_000) {
+            let steady = busiest(ms(50), from + 18 * ms(1_000), to - ms(1_000));
+            assert!(steady as f64 <= 1.3 * budget as f64 / 20.0, "{steady} probes in 50 ms");
+        }
         from = to;
     }
-    let most = busiest(ms(1_000), start, from);
-    assert!(most <= budget, "{most} probes in a second, {budget} allowed");
+    let most = busiest(ms(1_000), times[0], from);
+    assert!(most <= budget && most >= budget * 8 / 10, "{most} probes in a second, {budget} allowed");
 }
 
 #[test]

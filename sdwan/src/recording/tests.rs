@@ -96,6 +96,7 @@ fn work(engine: &mut RecordedEngine) {
                 reflector_sent_ns: sent.0 + 1,
                 received_ns: at.0,
                 synchronized: false,
+                clock_error_ns: 0,
             };
             engine.handle(Input::ProbeReply { path, reply }, at);
         }

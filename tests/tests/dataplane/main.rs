@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use sandbox::{Sandbox, Tun, eventually, index, run, sandboxed, send_udp};
-use sdwan::dataplane::desired::{CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired};
+use sdwan::dataplane::desired::{
+    CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock,
+};
 use sdwan::dataplane::{
     AttachMode, Attachment, Capacities, Dataplane, Direction, Error, EventStream, PlaneEvent, Reader, Settings,
     detach_all,
@@ -74,6 +76,7 @@ fn desired(lan: u32, tunnels: &[u32]) -> Desired {
         flow_event_mask: 0,
         events_per_second: 1_000,
         heartbeat_stale: Duration::from_secs(1),
+        clock: WallClock { offset_ns: 0, scale: 0 },
     }
 }
 

@@ -11,7 +11,7 @@ use crate::case::Case;
 use crate::maps::{Flow, Maps};
 use sdwan::config::Config;
 use sdwan::daemon::desired::{self, Identity, heartbeat_stale};
-use sdwan::dataplane::desired::Desired;
+use sdwan::dataplane::desired::{Desired, WallClock};
 use sdwan::engine::estimate::{Counters, ProbeReply};
 use sdwan::engine::events::EngineEvent;
 use sdwan::engine::input::{Gone, Input, Probe};
@@ -294,7 +294,8 @@ impl Node {
             overlay: self.announcement().overlay,
             prefixes: self.prefixes.clone(),
         };
-        desired::maps(&self.engine, &identity, &self.config, &[], &self.interfaces(), false)
+        let clock = WallClock { offset_ns: 0, scale: 0 };
+        desired::maps(&self.engine, &identity, &self.config, &[], &self.interfaces(), false, clock)
     }
 
     pub fn publish(&mut self) {

@@ -250,6 +250,7 @@ impl World {
             reflector_sent_ns: unix_ns,
             received_ns: 0,
             synchronized: false,
+            clock_error_ns: 0,
         };
         let back = self.count(at, path);
         let counters = (self.data_pps > 0).then_some(Counters {
