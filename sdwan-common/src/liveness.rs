@@ -87,12 +87,15 @@ pub fn path_liveness(path: &Path, live: &PathLive, site_probe_ns: u64, config: &
     if peer_detection == 0 {
         return written;
     }
-    let probed_here = now_ns.saturating_sub(live.last_peer_probe_ns) <= peer_detection;
-    if probed_here {
+    let here = now_ns.saturating_sub(live.last_peer_probe_ns) <= peer_detection;
+    let elsewhere = now_ns.saturating_sub(site_probe_ns) <= peer_detection;
+    // A peer that stopped probed one path a little later than another: nothing is missed on that one.
+    let missed_here = site_probe_ns.saturating_sub(live.last_peer_probe_ns) >= peer_detection / 3 * 2;
+    if here || elsewhere && !missed_here {
         let heard = live.peer_flags & peer_flag::HEARS != 0;
         return if heard { Liveness::AliveByPeer } else { Liveness::SilentByPeer };
     }
-    if now_ns.saturating_sub(site_probe_ns) <= peer_detection { Liveness::SilentByPeer } else { written }
+    if elsewhere { Liveness::SilentByPeer } else { written }
 }
 
 /// Did the daemon go on for two thirds of the detection time after the path's last reply? One that stopped soon after it,

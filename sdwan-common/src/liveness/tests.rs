@@ -44,12 +44,14 @@ fn the_table_of_all_cases_holds() {
         (UP, dead, OLD, FRESH, HEARS, FRESH, AliveByPeer),
         (UP, dead, OLD, FRESH, 0, FRESH, SilentByPeer),
         (UP, dead, OLD, FRESH, !HEARS, FRESH, SilentByPeer),
-        (UP, dead, OLD, OLD, HEARS, FRESH, SilentByPeer),
+        (UP, dead, OLD, OLD, HEARS, NOW, SilentByPeer),
+        (UP, dead, OLD, OLD, HEARS, FRESH, AliveByPeer),
+        (UP, dead, OLD, OLD, 0, FRESH, SilentByPeer),
         (UP, dead, OLD, OLD, HEARS, OLD, FailStatic),
         (UP, dead, FRESH, OLD, 0, OLD, FailStatic),
         (DOWN, dead, OLD, FRESH, HEARS, FRESH, AliveByPeer),
         (DOWN, dead, OLD, FRESH, 0, FRESH, SilentByPeer),
-        (DOWN, dead, OLD, OLD, 0, FRESH, SilentByPeer),
+        (DOWN, dead, OLD, OLD, HEARS, NOW, SilentByPeer),
         (DOWN, dead, OLD, OLD, 0, OLD, Down),
     ];
     for (number, (state, config, reply, probe, flags, site, expected)) in table.into_iter().enumerate() {

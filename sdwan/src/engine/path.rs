@@ -28,6 +28,9 @@ use super::types::overhead;
 const PADDING: u16 = 16;
 /// The most that delay variation adds to the detection time, unless twice the probes' share is more.
 const VARIATION_MOST: Duration = Duration::from_millis(300);
+/// How likely it may be that a path that only loses packets is taken for dead, per probe: at the default pace once in an hour
+/// or two.
+const BY_CHANCE: f64 = 1e-5;
 /// Answers are waited for at least and at most so long, whatever the RTT was so far: it may have risen.
 const ANSWER_WITHIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 /// After this long without an answer a path is probed slowly.
@@ -268,11 +271,20 @@ impl Path {
     /// follow each other at the probes' pace however long the RTT is, so that the RTT itself is not in it.
     ///
     /// The variation is the larger of RFC 6298's, which follows slow changes, and three times the jitter of both
-    /// directions, which is steadier and as much as independent delays of two answers differ at most.
+    /// directions, which is steadier and as much as independent delays of two answers differ at most. On a path that loses
+    /// packets, more of them must be missed in a row.
     pub fn detection(&self, settings: &Settings) -> Duration {
-        let base = self.patience * settings.missed.max(1);
+        let base = self.patience * self.missed(settings);
         let jitter = self.quality.jitter_forward + self.quality.jitter_backward;
         base + (self.quality.rtt_variation * 4).max(jitter * 3).min(VARIATION_MOST.max(base * 2))
+    }
+
+    /// So many answers missing in a row are no chance, given what the path loses anyway.
+    fn missed(&self, settings: &Settings) -> u32 {
+        let least = settings.missed.max(1);
+        let loss = self.quality.loss.round_trip.max(self.quality.recent_loss);
+        let in_a_row = if loss > 0.0 && loss < 1.0 { (BY_CHANCE.ln() / loss.ln()).ceil() } else { 0.0 };
+        (in_a_row as u32).clamp(least, 2 * least)
     }
 
     /// Has the detection time grown so much that the data path must hear of it now, lest it leave a path that lives?

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use sdwan::api::views::{EventView, Listing};
+use sdwan::engine::events::EventKind;
 
 use super::{PATIENCE, PORT};
 use crate::bed::{Bed, Impairment, Provider};
@@ -36,6 +37,9 @@ pub struct Brownout {
     pub left_after: Duration,
     /// Other classes that moved meanwhile or within the next seconds.
     pub others: Vec<String>,
+    /// Probes enough were lost in a row that the path was taken for dead, which moves all classes. Before its loss is known
+    /// that happens in one brownout of thirty.
+    pub taken_for_dead: bool,
 }
 
 /// A site a whose voice and games prefer its first line, which is quick, and whose other classes the second one, which
@@ -80,11 +84,13 @@ pub fn brownout(mesh: &Mesh) -> Result<Brownout> {
     }
     let left_after = start.elapsed();
     sleep(WATCH);
-    let moved = events(mesh)?.into_iter().filter(|event| event.id > last).filter_map(|event| event.event.class);
+    let since: Vec<EventView> = events(mesh)?.into_iter().filter(|event| event.id > last).collect();
+    let taken_for_dead = since.iter().any(|event| event.event.kind == EventKind::PathDown);
+    let moved = since.into_iter().filter_map(|event| event.event.class);
     let mut others: Vec<String> = moved.filter(|class| class != "voip-video").collect();
     others.dedup();
     link.impair(&Impairment::delay(SHORT))?;
-    Ok(Brownout { left_after, others })
+    Ok(Brownout { left_after, others, taken_for_dead })
 }
 
 /// Times of some brownouts.
@@ -92,7 +98,11 @@ pub(super) fn figure(say: impl Fn(&str)) -> Result<Vec<Duration>> {
     let (mesh, sender, receiver) = voice_and_others()?;
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
-        let Brownout { left_after, others } = brownout(&mesh)?;
+        let Brownout { left_after, others, taken_for_dead } = brownout(&mesh)?;
+        if taken_for_dead {
+            say("so many probes were lost that the path was taken for dead: not counted");
+            continue;
+        }
         say(&format!("voice left after {:.2} s", left_after.as_secs_f64()));
         if !others.is_empty() {
             bail!("other classes moved, too: {}", others.join(", "));

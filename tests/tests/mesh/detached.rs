@@ -139,8 +139,8 @@ fn a_cut_line_is_left_while_one_of_the_daemons_is_dead_and_the_last_state_stands
     let receiver = receiver.expect("the receiver starts");
     let sender = UdpSender::start(host(&mesh, "a"), UdpSpec::new(receiver.local(), 500.0)).expect("the sender starts");
     mesh.gateway("b").kill().expect("the daemon is killed");
-    let uplink = uplink_in_use(&mesh).expect("packets are counted");
     std::thread::sleep(stale);
+    let uplink = uplink_in_use(&mesh).expect("packets are counted");
     // Nobody is there who could find it bad.
     let other = if uplink == "isp1" { "isp2" } else { "isp1" };
     mesh.bed().link("a", other).cut(Cut::Silent).expect("the line is cut");

@@ -119,14 +119,15 @@ fn the_unit_lets_trains_be_paced_at_real_time_priority_without_a_capability_for_
     offer_program(gateway.namespace());
     let bounding = format!("--bounding-set={}", of_the_unit());
     for (limit, outcome) in [(limit, "ok"), (0, "warning")] {
+        // The limit first, as systemd does it: raising it takes another capability.
         let limit = format!("--rtprio={limit}");
         // What the kernel says, and what the check says of it.
-        let mut kernel = gateway.namespace().command("setpriv");
-        kernel.args([&bounding[..], "prlimit", &limit, "chrt", "--rr", "1", "true"]);
+        let mut kernel = gateway.namespace().command("prlimit");
+        kernel.args([&limit[..], "setpriv", &bounding, "chrt", "--rr", "1", "true"]);
         let allowed = kernel.output().expect("it runs").status.success();
         assert_eq!(allowed, outcome == "ok", "{limit}");
-        let mut check = gateway.namespace().command("setpriv");
-        check.args([&bounding[..], "prlimit", &limit, PROGRAM, "check", "-o", "json"]);
+        let mut check = gateway.namespace().command("prlimit");
+        check.args([&limit[..], "setpriv", &bounding, PROGRAM, "check", "-o", "json"]);
         check.env("SDWAN_CONFIG", gateway.config());
         let output = check.output().expect("it runs");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
