@@ -68,6 +68,8 @@ pub struct Bench {
     arguments: Vec<OsString>,
 }
 
+/// What keeps the test-bed of a bench.
+const BED: &str = "sdwan-bed";
 /// Binaries of the crate of tests with this prefix are benches.
 const BENCH_PREFIX: &str = "bench-";
 
@@ -148,7 +150,7 @@ impl Bench {
             let arguments = self.json.then(|| "--json".into()).into_iter().chain(self.arguments.iter().cloned());
             return vm::bench(&self.kernel, Duration::from_secs(self.timeout), &binary, arguments.collect());
         }
-        let directory = Profile::RELEASE.build(&["sdwan", &binary])?;
+        let directory = Profile::RELEASE.build(&["sdwan", BED, &binary])?;
         exit_code_of(Command::new(directory.join(binary)).args(self.json.then_some("--json")).args(&self.arguments))
     }
 }

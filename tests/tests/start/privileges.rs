@@ -118,9 +118,14 @@ fn the_unit_lets_trains_be_paced_at_real_time_priority_without_a_capability_for_
     let gateway = mesh.gateway("a");
     offer_program(gateway.namespace());
     let bounding = format!("--bounding-set={}", of_the_unit());
-    for (limit, outcome) in [(limit, "ok"), (0, "warning")] {
+    for (limit, outcome) in [(0, "warning"), (limit, "ok")] {
         // The limit first, as systemd does it: raising it takes another capability.
         let limit = format!("--rtprio={limit}");
+        if !gateway.namespace().command("prlimit").args([&limit[..], "true"]).status().expect("it runs").success() {
+            let name = "the_unit_lets_trains_be_paced_at_real_time_priority_without_a_capability_for_it";
+            eprintln!("skipped: {name}: nobody here may raise the limit of real-time priority (prlimit {limit})");
+            return;
+        }
         // What the kernel says, and what the check says of it.
         let mut kernel = gateway.namespace().command("prlimit");
         kernel.args([&limit[..], "setpriv", &bounding, "chrt", "--rr", "1", "true"]);
