@@ -80,7 +80,11 @@ pub fn path_liveness(path: &Path, live: &PathLive, site_probe_ns: u64, config: &
             return Liveness::Down;
         }
         let fresh = path.detection_ns == 0 || now_ns.saturating_sub(live.last_reply_ns) <= path.detection_ns;
-        return if fresh || !missed(path, live, config) { Liveness::Alive } else { Liveness::Silent };
+        return if fresh || !missed(config.heartbeat_ns, live.last_reply_ns, path.detection_ns) {
+            Liveness::Alive
+        } else {
+            Liveness::Silent
+        };
     }
     let peer_detection = peer_detection_ns(path, live);
     let written = if path.state == path_state::UP { Liveness::FailStatic } else { Liveness::Down };
@@ -90,19 +94,19 @@ pub fn path_liveness(path: &Path, live: &PathLive, site_probe_ns: u64, config: &
     let here = now_ns.saturating_sub(live.last_peer_probe_ns) <= peer_detection;
     let elsewhere = now_ns.saturating_sub(site_probe_ns) <= peer_detection;
     // A peer that stopped probed one path a little later than another: nothing is missed on that one.
-    let missed_here = site_probe_ns.saturating_sub(live.last_peer_probe_ns) >= peer_detection / 3 * 2;
-    if here || elsewhere && !missed_here {
+    if here || elsewhere && !missed(site_probe_ns, live.last_peer_probe_ns, peer_detection) {
         let heard = live.peer_flags & peer_flag::HEARS != 0;
         return if heard { Liveness::AliveByPeer } else { Liveness::SilentByPeer };
     }
     if elsewhere { Liveness::SilentByPeer } else { written }
 }
 
-/// Did the daemon go on for two thirds of the detection time after the path's last reply? One that stopped soon after it,
-/// and whose heartbeat isn't old yet, did not send the probes whose answers would be missed.
+/// Is anything missed on a path that was heard last at `heard_ns`, by somebody who gave a sign at `sign_ns`? Only if they
+/// went on for two thirds of the detection time: who stopped soon after the path was heard, and isn't known to have stopped
+/// yet, did not send what would be missed.
 #[inline(always)]
-const fn missed(path: &Path, live: &PathLive, config: &Config) -> bool {
-    config.heartbeat_ns.saturating_sub(live.last_reply_ns) >= path.detection_ns / 3 * 2
+const fn missed(sign_ns: u64, heard_ns: u64, detection_ns: u64) -> bool {
+    sign_ns.saturating_sub(heard_ns) >= detection_ns / 3 * 2
 }
 
 #[cfg(test)]

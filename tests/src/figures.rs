@@ -55,6 +55,20 @@ impl Figures {
         self.push(Figure { name: name.into(), value: None, unit: unit.into(), n: 0, why: Some(why.into()) });
     }
 
+    /// Prints them on standard output: as one JSON object, or a line each.
+    pub fn print(&self, json: bool) {
+        if json {
+            println!("{}", self.to_json());
+            return;
+        }
+        for figure in &self.figures {
+            match (figure.value, &figure.why) {
+                (Some(value), _) => println!("{:38} {value:>10} {} (n = {})", figure.name, figure.unit, figure.n),
+                (None, why) => println!("{:38} not measured: {}", figure.name, why.as_deref().unwrap_or("?")),
+            }
+        }
+    }
+
     /// The figures so far.
     pub fn figures(&self) -> &[Figure] {
         &self.figures

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sdwan_common::abi::PathStats;
 
 use super::core::Core;
-use super::views::{milliseconds, percent};
+use super::views::{milliseconds, percent, tcp_milliseconds};
 use crate::dataplane::TcpRttSummary;
 use crate::engine::Time;
 use crate::engine::emodel::Codec;
@@ -33,7 +33,6 @@ impl Core {
                 let key = PathKey { site: site.remote().id, tunnel };
                 let number = numbers.get(&key).copied();
                 let (stats, tcp) = (self.counters(number), self.tcp_rtt(number, now));
-                let tcp_time = |time| (tcp.samples > 0).then(|| milliseconds(time));
                 let former = self.history.last.get(&key).copied().unwrap_or(stats);
                 let quality = path.quality();
                 let data = quality.data_loss;
@@ -49,12 +48,12 @@ impl Core {
                     loss_forward_pct: percent(quality.loss.forward, quality.loss.probes),
                     loss_backward_pct: percent(quality.loss.backward, quality.loss.probes),
                     mos: mean_opinion_score(Codec::G711, quality).filter(|_| up),
-                    data_loss_forward_pct: (data.forward_packets > 0).then_some(data.forward * 100.0),
+                    data_loss_forward_pct: percent(data.forward, data.forward_packets),
                     data_loss_forward_packets: data.forward_packets,
-                    data_loss_backward_pct: (data.backward_packets > 0).then_some(data.backward * 100.0),
+                    data_loss_backward_pct: percent(data.backward, data.backward_packets),
                     data_loss_backward_packets: data.backward_packets,
-                    tcp_rtt_ms: tcp_time(tcp.median),
-                    tcp_rtt_min_ms: tcp_time(tcp.minimum),
+                    tcp_rtt_ms: tcp_milliseconds(tcp.median, &tcp),
+                    tcp_rtt_min_ms: tcp_milliseconds(tcp.minimum, &tcp),
                     sent_packets: stats.sent_packets.saturating_sub(former.sent_packets),
                     sent_bytes: stats.sent_bytes.saturating_sub(former.sent_bytes),
                     received_packets: stats.received_packets.saturating_sub(former.received_packets),

@@ -23,9 +23,14 @@ pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// A loss ratio in percent; `None` before there was a probe.
-pub fn percent(ratio: f64, probes: u32) -> Option<f64> {
-    (probes > 0).then_some(ratio * 100.0)
+/// A loss ratio in percent; `None` before there was a probe, or a packet, that it could rest on.
+pub fn percent(ratio: f64, count: impl Into<u64>) -> Option<f64> {
+    (count.into() > 0).then_some(ratio * 100.0)
+}
+
+/// A time of TCP in ms; `None` before there was a measurement.
+pub fn tcp_milliseconds(time: Duration, tcp: &TcpRttSummary) -> Option<f64> {
+    (tcp.samples > 0).then(|| milliseconds(time))
 }
 
 /// Name of a path's state, as counted in the status.
@@ -126,7 +131,6 @@ fn path_view(
     (stats, tcp): (PathStats, TcpRttSummary),
     now: Time,
 ) -> PathView {
-    let tcp_time = |time| (tcp.samples > 0).then(|| milliseconds(time));
     let remote = site.remote();
     let quality = path.quality();
     let local = engine.uplinks().iter().find(|uplink| uplink.index == tunnel.local);
@@ -158,12 +162,12 @@ fn path_view(
         jitter_backward_ms: milliseconds(quality.jitter_backward),
         loss_forward_pct: percent(loss.forward, loss.probes),
         loss_backward_pct: percent(loss.backward, loss.probes),
-        data_loss_forward_pct: (data.forward_packets > 0).then_some(data.forward * 100.0),
+        data_loss_forward_pct: percent(data.forward, data.forward_packets),
         data_loss_forward_packets: data.forward_packets,
-        data_loss_backward_pct: (data.backward_packets > 0).then_some(data.backward * 100.0),
+        data_loss_backward_pct: percent(data.backward, data.backward_packets),
         data_loss_backward_packets: data.backward_packets,
-        tcp_rtt_ms: tcp_time(tcp.median),
-        tcp_rtt_min_ms: tcp_time(tcp.minimum),
+        tcp_rtt_ms: tcp_milliseconds(tcp.median, &tcp),
+        tcp_rtt_min_ms: tcp_milliseconds(tcp.minimum, &tcp),
         tcp_rtt_samples: tcp.samples,
         mos: mean_opinion_score(Codec::G711, quality).filter(|_| up),
         mos_by_codec: Codec::ALL

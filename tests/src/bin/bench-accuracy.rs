@@ -23,16 +23,6 @@ fn main() -> Result<ExitCode> {
     if let Err(reason) = bed::available() {
         ensure!(false, "the bench can't run here: {reason}");
     }
-    let figures = accuracy::run(arguments.part);
-    if arguments.json {
-        println!("{}", figures.to_json());
-    } else {
-        for figure in figures.figures() {
-            match (figure.value, &figure.why) {
-                (Some(value), _) => println!("{:28} {value:>10} {} (n = {})", figure.name, figure.unit, figure.n),
-                (None, why) => println!("{:28} not measured: {}", figure.name, why.as_deref().unwrap_or("?")),
-            }
-        }
-    }
+    accuracy::run(arguments.part).print(arguments.json);
     Ok(ExitCode::SUCCESS)
 }

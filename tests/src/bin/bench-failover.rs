@@ -20,16 +20,6 @@ fn main() -> Result<ExitCode> {
     if let Err(reason) = bed::available() {
         ensure!(false, "the bench can't run here: {reason}");
     }
-    let figures = failover::run().context("the bench ended early")?;
-    if arguments.json {
-        println!("{}", figures.to_json());
-    } else {
-        for figure in figures.figures() {
-            match (figure.value, &figure.why) {
-                (Some(value), _) => println!("{:38} {value:>10} {} (n = {})", figure.name, figure.unit, figure.n),
-                (None, why) => println!("{:38} not measured: {}", figure.name, why.as_deref().unwrap_or("?")),
-            }
-        }
-    }
+    failover::run().context("the bench ended early")?.print(arguments.json);
     Ok(ExitCode::SUCCESS)
 }
