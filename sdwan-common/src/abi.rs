@@ -5,7 +5,7 @@
 //! A change of any layout raises [`ABI_VERSION`], which is part of the pin path.
 
 /// Version of everything in this module.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Most rules the classifier holds. A policy compiles to one or more rules.
 pub const MAX_RULES: usize = 512;
@@ -45,6 +45,8 @@ pub mod capacity {
     pub const FRAGMENTS: u32 = 16_384;
     /// Entries of `tcp_samples`; a power of two.
     pub const TCP_SAMPLES: u32 = 4_096;
+    /// Entries of `copies_seen`, the window in which the second copy of a packet is known; a power of two.
+    pub const COPIES_SEEN: u32 = 65_536;
     /// Bytes of the `events` ring buffer.
     pub const EVENTS_BYTES: u32 = 1 << 20;
 }
@@ -97,6 +99,10 @@ pub struct Flow {
     pub packets: u64,
     /// Bytes of IP packets so far; approximate likewise.
     pub bytes: u64,
+    /// The path of the copies, of a class that has them ([`class_flag::COPIES`]), or [`NO_PATH`].
+    pub second: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// Key of the longest-prefix-match tries.
@@ -217,6 +223,12 @@ pub struct SiteIdentity {
     pub id: [u8; 16],
 }
 
+/// Bits of [`Candidate::flags`].
+pub mod candidate_flag {
+    /// The path has no room for copies of what another path carries.
+    pub const FULL: u8 = 1;
+}
+
 /// One path of a [`PathSet`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -227,8 +239,8 @@ pub struct Candidate {
     pub weight: u16,
     /// Lower ranks are taken first.
     pub rank: u8,
-    /// Zero.
-    pub padding: u8,
+    /// Bits of [`candidate_flag`].
+    pub flags: u8,
 }
 
 /// Value of `path_sets`: the candidates for one (site, class), best rank first.
@@ -257,7 +269,7 @@ impl Default for PathSet {
             count: 0,
             keep_rank: 0,
             class: 0,
-            candidates: [Candidate { path: 0, weight: 0, rank: 0, padding: 0 }; MAX_CANDIDATES],
+            candidates: [Candidate { path: 0, weight: 0, rank: 0, flags: 0 }; MAX_CANDIDATES],
         }
     }
 }
@@ -280,6 +292,12 @@ pub struct Rule {
     pub policy: u16,
 }
 
+/// Bits of [`Class::flags`].
+pub mod class_flag {
+    /// Each packet goes by two paths ([`crate::copies`]).
+    pub const COPIES: u8 = 1;
+}
+
 /// Value of `classes`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -288,8 +306,10 @@ pub struct Class {
     pub dscp: u8,
     /// DSCP of the encrypted packet, 0..=63; see [`Config::outer_port`].
     pub outer_dscp: u8,
+    /// Bits of [`class_flag`].
+    pub flags: u8,
     /// Zero.
-    pub padding: [u8; 2],
+    pub padding: u8,
 }
 
 /// Key of `zones`: an ingress.
@@ -423,6 +443,33 @@ pub struct ClassStats {
     pub moves: u64,
 }
 
+/// Value of `copy_numbers`, by site: the numbers of the packets of which two copies go there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyNumbers {
+    /// The next one. Begins at random.
+    pub next: u32,
+    /// Not 0: the identifications of IPv4 come round too fast, and packets go alone until they have come round once more.
+    pub pause: u32,
+    /// When they last came round, ns.
+    pub round_ns: u64,
+}
+
+/// Value of `copy_stats`, by class and per CPU: what became of the packets of a class with [`class_flag::COPIES`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyStats {
+    /// Packets that went by two paths.
+    pub packets: u64,
+    /// Bytes of their copies (IP packets).
+    pub bytes: u64,
+    /// Packets that went by one path only, for there was no second one: none usable, or none with room.
+    pub alone: u64,
+    /// Packets that went by one path only, for they can't be marked: too large for the paths with the mark, a bundle of
+    /// datagrams, or more than 65,536 of IPv4 in a second.
+    pub unmarked: u64,
+}
+
 /// [`Config::fast_path`] values: how much of the forwarding passes by the stack.
 pub mod fast_path {
     /// None: packets are only marked, and the stack forwards them.
@@ -523,18 +570,18 @@ macro_rules! layout {
 
 layout! {
     FlowKey: 40, 2, protocol @ 36;
-    Flow: 56, 8, bytes @ 48;
+    Flow: 64, 8, padding @ 60;
     PrefixKey: 20, 4, address @ 4;
     PrefixEntry: 8, 4, flags @ 4;
     Path: 40, 8, peer_detection_ns @ 32;
     PathLive: 64, 8, padding @ 56;
     SiteLive: 8, 8, last_peer_probe_ns @ 0;
     SiteIdentity: 16, 1, id @ 0;
-    Candidate: 8, 4, rank @ 6;
+    Candidate: 8, 4, flags @ 7;
     PathSet: 136, 4, candidates @ 8;
     RuleSet: 64, 8, words @ 0;
     Rule: 4, 2, policy @ 2;
-    Class: 4, 1, dscp @ 0;
+    Class: 4, 1, padding @ 3;
     ZoneKey: 8, 4, vlan @ 4;
     Zone: 4, 4, zone @ 0;
     TunnelPathKey: 8, 4, site @ 4;
@@ -544,6 +591,8 @@ layout! {
     TcpSample: 64, 8, padding @ 60;
     TcpRtt: 520, 8, entries @ 8;
     ClassStats: 32, 8, moves @ 24;
+    CopyNumbers: 16, 8, round_ns @ 8;
+    CopyStats: 32, 8, unmarked @ 24;
     Config: 64, 8, events_per_second @ 60;
     EventBudget: 16, 8, withheld @ 12;
     Event: 64, 8, flow @ 24;

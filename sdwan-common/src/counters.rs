@@ -26,6 +26,8 @@ counters! {
         Rewrite = "rewrite_failed",
         /// A STAMP packet that can't be answered as it stands.
         Reflect = "reflect_failed",
+        /// The second copy of a packet that came by two paths.
+        Copy = "second_copy",
     }
 }
 

@@ -1,6 +1,7 @@
 //! What both sides of the kernel boundary share, and the only home of it.
 //!
 //! - [`abi`]: the structs that live in eBPF maps
+//! - [`copies`]: packets that go by two paths, and how the second copy is known
 //! - [`counters`]: why a packet was dropped or left to the stack, by number and name
 //! - [`classify`]: packet → rule, by bit vectors
 //! - [`kernel`]: the oldest kernel that is supported
@@ -15,6 +16,7 @@
 
 pub mod abi;
 pub mod classify;
+pub mod copies;
 pub mod counters;
 pub mod kernel;
 pub mod liveness;

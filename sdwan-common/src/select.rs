@@ -4,7 +4,7 @@
 //! Schindelhauer and Schomaker 2005: the loss of a path moves only that path's flows, and a flow whose table entry was
 //! evicted is decided as before.
 
-use crate::abi::{FlowKey, MAX_CANDIDATES, PathSet};
+use crate::abi::{FlowKey, MAX_CANDIDATES, PathSet, candidate_flag};
 
 /// While no path is usable, a flow leaves its path only for one that was heard this much later, ns. Without it, replies
 /// that trickle in on several bad paths would toss the flow to and fro.
@@ -118,6 +118,56 @@ const USABLE: u64 = 1 << 63;
 const KEPT: u64 = u64::MAX;
 /// Value of an unusable candidate: when it was heard, far below [`USABLE`] (36 years after the boot).
 const HEARD_MAXIMUM_NS: u64 = 1 << 60;
+
+/// State of a candidate for the copies of what the first path carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecondState {
+    /// May flows use it?
+    pub usable: bool,
+    /// Uplinks that it has in common with the first path, 0..=2: what takes the first path down may take it along.
+    pub shared: u8,
+}
+
+/// Chooses the path of the copies of a flow whose packets go by `first`: of the usable ones with room the one that shares
+/// the fewest uplinks with it, then the one of the lowest rank, then the first. A path that shares both uplinks is no
+/// second way. `state` as for [`select`].
+pub fn select_second(set: &PathSet, first: u32, state: impl FnMut(u32) -> Option<SecondState>) -> Option<u32> {
+    select_second_in(&mut Best::default(), set, first, state)
+}
+
+/// [`select_second`] with a working space that the caller provides, as [`select_in`] has it.
+#[inline(always)]
+pub fn select_second_in(
+    best: &mut Best,
+    set: &PathSet,
+    first: u32,
+    mut state: impl FnMut(u32) -> Option<SecondState>,
+) -> Option<u32> {
+    *best = Best::default();
+    for index in 0..MAX_CANDIDATES {
+        if index >= set.count as usize {
+            break;
+        }
+        let candidate = &set.candidates[index];
+        let path = candidate.path;
+        if path == first || candidate.flags & candidate_flag::FULL != 0 {
+            continue;
+        }
+        let Some(now) = state(path) else { continue };
+        if !now.usable || now.shared >= 2 {
+            continue;
+        }
+        let value = (2 - u64::from(now.shared)) << 8 | u64::from(u8::MAX - candidate.rank);
+        // SAFETY: as in `select_in`.
+        if value > unsafe { core::ptr::read_volatile(&raw const best.value) } {
+            best.path = path;
+            // SAFETY: as above.
+            unsafe { core::ptr::write_volatile(&raw mut best.value, value) };
+        }
+    }
+    // SAFETY: as above.
+    if unsafe { core::ptr::read_volatile(&raw const best.value) } == 0 { None } else { Some(best.path) }
+}
 
 /// A 32-bit hash of the 5-tuple, well mixed, the same in the kernel and in user space.
 #[inline(always)]

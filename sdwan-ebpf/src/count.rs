@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use sdwan_common::counters::{DropReason, PassReason};
 
-use crate::maps::{CLASS_STATS, DROPS, PASSES, PATH_STATS};
+use crate::maps::{CLASS_STATS, COPY_STATS, DROPS, PASSES, PATH_STATS};
 
 /// Counts a packet that goes to the stack, and returns the verdict.
 #[inline(always)]
@@ -71,6 +71,34 @@ pub fn decided(class: u16, moved: bool) {
                 (*stats).moves += 1;
             } else {
                 (*stats).flows += 1;
+            }
+        }
+    }
+}
+
+/// What became of the packets of a class in duplicate mode.
+pub enum Copied {
+    /// They went by two paths, with copies of so many bytes.
+    Both(u64),
+    /// There was one path only.
+    Alone,
+    /// They can't be marked.
+    Unmarked,
+}
+
+/// Counts packets of a class in duplicate mode.
+#[inline(always)]
+pub fn copied(class: u16, what: Copied, packets: u64) {
+    if let Some(stats) = COPY_STATS.get_ptr_mut(u32::from(class)) {
+        // SAFETY: as above.
+        unsafe {
+            match what {
+                Copied::Both(bytes) => {
+                    (*stats).packets += packets;
+                    (*stats).bytes += bytes;
+                }
+                Copied::Alone => (*stats).alone += packets,
+                Copied::Unmarked => (*stats).unmarked += packets,
             }
         }
     }

@@ -24,6 +24,10 @@ const SEEN_EVERY_NS: u64 = 100_000_000;
 pub struct Decision {
     /// Number of the path: the flow's so far, then the one to take.
     pub path: u32,
+    /// The path of the flow's copies so far, or [`NO_PATH`].
+    pub second: u32,
+    /// It is time to look whether there is a better one.
+    pub second_due: bool,
     /// Index of the path set.
     pub set: u32,
     pub class: u16,
@@ -48,7 +52,8 @@ pub fn prefix(address: &Address) -> Option<&'static PrefixEntry> {
 pub fn decide(packet: &mut Packet, config: &Config, epoch: u32) -> Result<Decision, PassReason> {
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
-    let mut decision = Decision { path: NO_PATH, set: 0, class: 0, rule: 0, now_ns };
+    let mut decision =
+        Decision { path: NO_PATH, second: NO_PATH, second_due: false, set: 0, class: 0, rule: 0, now_ns };
     let known = FLOWS.get_ptr_mut(&packet.key);
     let mut classified = false;
     if let Some(flow) = known {
@@ -58,6 +63,7 @@ pub fn decide(packet: &mut Packet, config: &Config, epoch: u32) -> Result<Decisi
         flow.bytes = flow.bytes.wrapping_add(u64::from(packet.length));
         if now_ns.saturating_sub(flow.last_seen_ns) >= SEEN_EVERY_NS {
             flow.last_seen_ns = now_ns;
+            decision.second_due = true;
         }
         decision.path = flow.path;
         decision.set = flow.set;
@@ -66,6 +72,7 @@ pub fn decide(packet: &mut Packet, config: &Config, epoch: u32) -> Result<Decisi
             decision.rule = flow.rule;
             let set = PATH_SETS.get(flow.set).ok_or(PassReason::NoPathSet)?;
             if flow.set_epoch == read_epoch(set) && usable(flow.path, config, now_ns) {
+                decision.second = flow.second;
                 return Ok(decision);
             }
             classified = true;
@@ -139,6 +146,7 @@ fn choose(
 fn update(flow: &mut Flow, decision: &Decision, epochs: Epochs) -> bool {
     let moved = flow.path != decision.path;
     flow.path = decision.path;
+    flow.second = NO_PATH;
     flow.set = decision.set;
     flow.class = decision.class;
     flow.rule = decision.rule;
@@ -165,6 +173,8 @@ fn insert(packet: &Packet, decision: &Decision, epochs: Epochs, now_ns: u64) {
         last_seen_ns: now_ns,
         packets: u64::from(packet.segments),
         bytes: u64::from(packet.length),
+        second: NO_PATH,
+        padding: 0,
     };
     // Without an entry the next packet is decided again, and alike.
     let _ = FLOWS.insert(&packet.key, &flow, 0);
@@ -205,12 +215,13 @@ fn want(packet: &Packet, config: &Config, decision: &mut Decision) -> Result<(),
 
 /// May flows use the path now?
 #[inline(always)]
-fn usable(number: u32, config: &Config, now_ns: u64) -> bool {
+pub fn usable(number: u32, config: &Config, now_ns: u64) -> bool {
     look(number, config, now_ns).is_some_and(|(_, liveness)| liveness.usable())
 }
 
+/// How a path does now.
 #[inline(always)]
-fn look(number: u32, config: &Config, now_ns: u64) -> Option<(*mut PathLive, Liveness)> {
+pub fn look(number: u32, config: &Config, now_ns: u64) -> Option<(*mut PathLive, Liveness)> {
     let path = PATHS.get(number)?;
     let live = PATH_LIVE.get_ptr_mut(number)?;
     // Only a dead daemon's paths rest on the site's probes.

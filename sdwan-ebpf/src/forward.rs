@@ -48,12 +48,15 @@ pub fn rewrite(skb: Skb, packet: &Packet, ip: u32, dscp: u8, hop: bool) -> bool 
     }
 }
 
-/// The checksum after two words have changed (RFC 1624, equation 3).
+/// The checksum after some words have changed (RFC 1624, equation 3).
 #[inline(always)]
-pub fn checksum(sum: u16, old: [u16; 2], new: [u16; 2]) -> u16 {
+pub fn checksum<const WORDS: usize>(sum: u16, old: [u16; WORDS], new: [u16; WORDS]) -> u16 {
     let mut total = u32::from(!sum);
-    total += u32::from(!old[0]) + u32::from(new[0]);
-    total += u32::from(!old[1]) + u32::from(new[1]);
+    let mut word = 0;
+    while word < WORDS {
+        total += u32::from(!old[word]) + u32::from(new[word]);
+        word += 1;
+    }
     total = (total & 0xffff) + (total >> 16);
     total = (total & 0xffff) + (total >> 16);
     !(total as u16)

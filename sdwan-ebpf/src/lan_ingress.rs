@@ -3,15 +3,18 @@
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use sdwan_common::abi::{ABI_VERSION, Config, DSCP_KEEP, FragmentPorts, Path, TC_INDEX_COUNTED, fast_path};
+use sdwan_common::abi::{
+    ABI_VERSION, Class, Config, DSCP_KEEP, FragmentPorts, NO_PATH, Path, TC_INDEX_COUNTED, class_flag, fast_path,
+};
 use sdwan_common::counters::{DropReason, PassReason};
 use sdwan_common::outer;
 
-use crate::decide::decide;
+use crate::count::Copied;
+use crate::decide::{Decision, decide};
 use crate::maps::{CLASSES, CONFIG, FRAGMENTS, PATHS};
 use crate::parse::{self, ETHERNET, Packet, Part};
 use crate::skb::Skb;
-use crate::{count, forward, mss, tcp_rtt};
+use crate::{copies, count, forward, mss, tcp_rtt};
 
 /// Steers each packet for another site into its path; leaves all others to the stack.
 #[classifier]
@@ -37,14 +40,21 @@ fn steer(skb: Skb) -> Result<i32, PassReason> {
     let decision = decide(packet, config, epoch)?;
     let path = PATHS.get(decision.path).ok_or(PassReason::NoPathSet)?;
     count::steered(decision.class, u64::from(packet.segments), u64::from(packet.length));
-    tcp_rtt::leave(skb, packet, decision.path, decision.now_ns);
+    let class = CLASSES.get(u32::from(decision.class)).copied().unwrap_or(UNKNOWN_CLASS);
+    let copies = class.flags & class_flag::COPIES != 0 && config.fast_path != fast_path::OFF;
     // Clamped and marked before the way parts: the packets that the stack forwards are of the same class.
-    mss::clamp(skb, packet, path.mtu);
-    let (dscp, outer_dscp) =
-        CLASSES.get(u32::from(decision.class)).map_or((DSCP_KEEP, 0), |class| (class.dscp, class.outer_dscp));
+    let mut second = NO_PATH;
+    if copies {
+        second = copied(skb, packet, config, &decision, path);
+    } else {
+        // With copies, what comes back tells the time of the faster path.
+        tcp_rtt::leave(skb, packet, decision.path, decision.now_ns);
+        mss::clamp(skb, packet, path.mtu);
+    }
+    let dscp = class.dscp;
     if config.outer_port != 0 {
         let flow = u32::from(packet.key.source_port) << 6 ^ u32::from(packet.key.destination_port) << 8;
-        skb.set_hash(outer::encode(flow, outer_dscp));
+        skb.set_hash(outer::encode(flow, class.outer_dscp));
     }
     if config.fast_path == fast_path::OFF {
         return to_stack(skb, packet, path, dscp, PassReason::FastPathOff);
@@ -52,7 +62,25 @@ fn steer(skb: Skb) -> Result<i32, PassReason> {
     if packet.wire_length > u32::from(path.mtu) {
         return to_stack(skb, packet, path, dscp, PassReason::TooBig);
     }
-    Ok(to_tunnel(skb, packet, decision.path, path, dscp))
+    Ok(to_tunnel(skb, packet, &decision, path, second, dscp))
+}
+
+/// A class that isn't in its map.
+const UNKNOWN_CLASS: Class = Class { dscp: DSCP_KEEP, outer_dscp: 0, flags: 0, padding: 0 };
+
+/// The path of a packet's copy, or [`NO_PATH`]: there is none, or the packet can't be marked.
+#[inline(always)]
+fn copied(skb: Skb, packet: &mut Packet, config: &Config, decision: &Decision, path: &Path) -> u32 {
+    let second = copies::second(decision, packet, config);
+    let room = copies::room(packet, path, PATHS.get(second));
+    mss::clamp(skb, packet, room);
+    let obstacle = match second {
+        NO_PATH => Copied::Alone,
+        _ if !copies::markable(skb, packet, room) => Copied::Unmarked,
+        _ => return second,
+    };
+    count::copied(decision.class, obstacle, u64::from(packet.segments));
+    NO_PATH
 }
 
 /// The configuration and its epoch. The epoch is read once, before anything that it covers.
@@ -100,7 +128,7 @@ fn to_stack(skb: Skb, packet: &Packet, path: &Path, dscp: u8, reason: PassReason
 /// Sends a packet into the tunnel: bare, as the kernel strips the Ethernet header for a device without one. The mark
 /// stays what it was, usually 0: a tunnel marks its outer packets itself.
 #[inline(always)]
-fn to_tunnel(skb: Skb, packet: &Packet, number: u32, path: &Path, dscp: u8) -> i32 {
+fn to_tunnel(skb: Skb, packet: &mut Packet, decision: &Decision, path: &Path, second: u32, dscp: u8) -> i32 {
     // Ethernet pads short packets to 60 bytes; nobody wants that padding encrypted. If it can't be cut, no harm.
     if skb.len() > packet.ip + packet.length {
         let _ = skb.trim(packet.ip + packet.length);
@@ -111,9 +139,12 @@ fn to_tunnel(skb: Skb, packet: &Packet, number: u32, path: &Path, dscp: u8) -> i
     if !forward::rewrite(skb, packet, ETHERNET, dscp, true) {
         return count::lose(DropReason::Rewrite);
     }
-    // What goes to the stack is counted by `tunnel_egress`, if it gets there.
-    count::sent(number, u64::from(packet.segments), u64::from(packet.length));
     skb.set_tc_index(TC_INDEX_COUNTED);
+    if second != NO_PATH && !copies::send(skb, packet, second, decision) {
+        return count::lose(DropReason::Rewrite);
+    }
+    // What goes to the stack is counted by `tunnel_egress`, if it gets there.
+    count::sent(decision.path, u64::from(packet.segments), u64::from(packet.length));
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_redirect(path.ifindex, 0) as i32 }
 }

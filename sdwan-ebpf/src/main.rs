@@ -14,6 +14,7 @@
 #![expect(clippy::needless_borrows_for_generic_args, reason = "a key of 40 bytes is not copied for a lookup")]
 
 mod atomic;
+mod copies;
 mod count;
 mod decide;
 mod direct;

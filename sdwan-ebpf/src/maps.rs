@@ -4,9 +4,9 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use sdwan_common::abi::{
-    Address, Class, ClassStats, Config, EventBudget, Flow, FlowKey, FragmentKey, FragmentPorts, MAX_RULES, MAX_ZONES,
-    Path, PathLive, PathSet, PathStats, PrefixEntry, Rule, RuleSet, SiteIdentity, SiteLive, TcpRtt, TcpSample,
-    TunnelPathKey, Zone, ZoneKey, capacity,
+    Address, Class, ClassStats, Config, CopyNumbers, CopyStats, EventBudget, Flow, FlowKey, FragmentKey, FragmentPorts,
+    MAX_RULES, MAX_ZONES, Path, PathLive, PathSet, PathStats, PrefixEntry, Rule, RuleSet, SiteIdentity, SiteLive,
+    TcpRtt, TcpSample, TunnelPathKey, Zone, ZoneKey, capacity,
 };
 use sdwan_common::counters::{DropReason, PassReason};
 
@@ -88,6 +88,16 @@ pub static PATH_STATS: PerCpuArray<PathStats, { capacity::PATHS as usize }> = Pe
 
 #[btf_map(name = "class_stats")]
 pub static CLASS_STATS: PerCpuArray<ClassStats, { capacity::CLASSES as usize }> = PerCpuArray::new();
+
+#[btf_map(name = "copy_numbers")]
+pub static COPY_NUMBERS: Array<CopyNumbers, { capacity::SITES as usize }> = Array::new();
+
+/// Which packets of two copies have come in lately.
+#[btf_map(name = "copies_seen")]
+pub static COPIES_SEEN: Array<u64, { capacity::COPIES_SEEN as usize }> = Array::new();
+
+#[btf_map(name = "copy_stats")]
+pub static COPY_STATS: PerCpuArray<CopyStats, { capacity::CLASSES as usize }> = PerCpuArray::new();
 
 #[btf_map(name = "tcp_samples")]
 pub static TCP_SAMPLES: Array<TcpSample, { capacity::TCP_SAMPLES as usize }> = Array::new();

@@ -24,7 +24,7 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
-const DESTINATION_OPTIONS: u8 = 60;
+pub const DESTINATION_OPTIONS: u8 = 60;
 const MOBILITY: u8 = 135;
 /// Extension headers that are walked over. RFC 8200 section 4.1 lists seven, one of them never mixed with ports.
 const MAX_EXTENSIONS: u32 = 6;

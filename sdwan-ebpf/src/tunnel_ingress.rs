@@ -12,13 +12,14 @@ use sdwan_common::abi::{DSCP_KEEP, SITE_LOCAL, TC_INDEX_COUNTED, TunnelPathKey, 
 use sdwan_common::counters::{DropReason, PassReason};
 use sdwan_common::stamp;
 
+use crate::copies::Arrived;
 use crate::decide::prefix;
 use crate::lan_ingress::config;
 use crate::maps::{PATH_LIVE, PATHS, SITE_LIVE, TUNNEL_HEADER, TUNNEL_PATHS, ZONES};
 use crate::parse::{self, ETHERNET, Link, Packet, Part, UDP};
 use crate::reflect::{Unanswered, reflect};
 use crate::skb::Skb;
-use crate::{count, direct, forward, mss, tcp_rtt};
+use crate::{copies, count, direct, forward, mss, tcp_rtt};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -72,8 +73,13 @@ fn receive(skb: Skb) -> Result<i32, PassReason> {
         }
     }
     count::received(number, u64::from(packet.segments), u64::from(packet.length));
-    tcp_rtt::come_back(skb, packet);
-    let mtu = PATHS.get(number).ok_or(PassReason::UnknownPath)?.mtu;
+    let mut mtu = PATHS.get(number).ok_or(PassReason::UnknownPath)?.mtu;
+    match copies::arrive(skb, packet, source.site) {
+        Arrived::Plain => tcp_rtt::come_back(skb, packet),
+        Arrived::First => mtu = copies::room_in(packet, mtu),
+        Arrived::Second => return Ok(count::lose(DropReason::Copy)),
+        Arrived::Stuck => return Ok(count::lose(DropReason::Rewrite)),
+    }
     mss::clamp(skb, packet, mtu);
     if config.fast_path != fast_path::BOTH {
         return Err(PassReason::FastPathOff);

@@ -15,7 +15,7 @@ fn bad(heard_ns: u64) -> Option<CandidateState> {
 fn set(keep_rank: u8, candidates: &[(u32, u8, u16)]) -> PathSet {
     let mut set = PathSet { count: candidates.len() as u8, keep_rank, ..PathSet::default() };
     for (slot, (path, rank, weight)) in set.candidates.iter_mut().zip(candidates) {
-        *slot = Candidate { path: *path, weight: *weight, rank: *rank, padding: 0 };
+        *slot = Candidate { path: *path, weight: *weight, rank: *rank, flags: 0 };
     }
     set
 }
@@ -216,4 +216,41 @@ proptest! {
             }
         }
     }
+}
+
+/// Uplinks of four paths between two sites of two uplinks each, as (local, remote).
+const UPLINKS: [(u8, u8); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
+
+fn second(set: &PathSet, first: u32, usable: [bool; 4]) -> Option<u32> {
+    let (local, remote) = UPLINKS[first as usize];
+    select_second(set, first, |path| {
+        let (other_local, other_remote) = UPLINKS[path as usize];
+        let shared = u8::from(local == other_local) + u8::from(remote == other_remote);
+        Some(SecondState { usable: usable[path as usize], shared })
+    })
+}
+
+#[test]
+fn copies_take_the_path_that_shares_no_uplink() {
+    let set = set(0, &[(0, 0, 1), (1, 1, 1), (2, 2, 1), (3, 3, 1)]);
+    assert_eq!(second(&set, 0, [true; 4]), Some(3));
+    assert_eq!(second(&set, 1, [true; 4]), Some(2));
+    assert_eq!(second(&set, 0, [true, true, true, false]), Some(1), "the better of those that share one");
+    assert_eq!(second(&set, 0, [true, false, false, false]), None);
+}
+
+#[test]
+fn copies_leave_out_a_path_without_room_and_the_flows_own() {
+    let mut set = set(0, &[(0, 0, 1), (3, 1, 1), (1, 2, 1)]);
+    set.candidates[1].flags = candidate_flag::FULL;
+    assert_eq!(second(&set, 0, [true; 4]), Some(1));
+    set.candidates[2].flags = candidate_flag::FULL;
+    assert_eq!(second(&set, 0, [true; 4]), None);
+}
+
+#[test]
+fn the_same_lines_twice_are_no_second_way() {
+    let set = set(0, &[(0, 0, 1), (1, 1, 1)]);
+    let answer = select_second(&set, 0, |_| Some(SecondState { usable: true, shared: 2 }));
+    assert_eq!(answer, None);
 }

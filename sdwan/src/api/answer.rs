@@ -53,7 +53,7 @@ pub fn policy_views(config: &Config, stored: &[Policy]) -> Vec<PolicyView> {
             } else {
                 PolicySource::BuiltIn
             };
-            PolicyView { policy, source, packets: None, bytes: None }
+            PolicyView { policy, source, packets: None, bytes: None, copies: None }
         })
         .collect()
 }

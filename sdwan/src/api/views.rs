@@ -357,6 +357,9 @@ pub struct FlowView {
     pub policy: Option<String>,
     /// The path that it sticks to.
     pub path: FlowPathView,
+    /// The path of its copies, of a class in duplicate mode that has a second path with room.
+    #[serde(default)]
+    pub second: Option<FlowPathView>,
     /// Packets so far.
     pub packets: u64,
     /// Bytes so far.
@@ -408,6 +411,22 @@ pub struct PolicyView {
     /// Bytes of them.
     #[serde(default)]
     pub bytes: Option<u64>,
+    /// What became of them in duplicate mode.
+    #[serde(default)]
+    pub copies: Option<CopiesView>,
+}
+
+/// The packets of a class in duplicate mode, since the data path was set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiesView {
+    /// Packets that went by two paths.
+    pub packets: u64,
+    /// Bytes of their copies.
+    pub bytes: u64,
+    /// Packets that went once for want of a second path that is usable and has room.
+    pub alone: u64,
+    /// Packets that went once because they leave no room for the mark, or are bundles of datagrams.
+    pub unmarked: u64,
 }
 
 /// An element of `GET /v1/events`.
@@ -456,6 +475,9 @@ pub struct ExplainView {
     pub candidates: Vec<CandidateView>,
     /// Where in the candidates the chosen path is; `None`: the packet goes to the stack.
     pub chosen: Option<usize>,
+    /// Where the path of the copies is, of a class in duplicate mode.
+    #[serde(default)]
+    pub second: Option<usize>,
     /// One sentence: why.
     pub reason: String,
     /// The flow's entry in the kernel's table, if there is one.

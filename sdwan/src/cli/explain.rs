@@ -82,7 +82,12 @@ pub(super) fn render(view: &ExplainView, output: &Output) -> String {
             let (state, tone) = state(candidate.state, false);
             let usable = if candidate.usable { Tone::Good } else { Tone::Bad };
             table.add_row(vec![
-                if view.chosen == Some(index) { "→" } else { "" }.into(),
+                match index {
+                    _ if view.chosen == Some(index) => "→",
+                    _ if view.second == Some(index) => "+",
+                    _ => "",
+                }
+                .into(),
                 format!("{}→{}", candidate.local_uplink, candidate.remote_uplink).into(),
                 candidate.tunnel.to_string().into(),
                 number(candidate.rank),
@@ -97,11 +102,15 @@ pub(super) fn render(view: &ExplainView, output: &Output) -> String {
         text.push_str(&output.text(&mut table));
         text.push('\n');
     }
-    let chosen = match view.chosen.and_then(|index| view.candidates.get(index)) {
-        Some(path) => format!("{}→{} (tunnel {})", path.local_uplink, path.remote_uplink, path.tunnel),
-        None => "the kernel's routes".into(),
+    let name = |index: Option<usize>| {
+        let path = view.candidates.get(index?)?;
+        Some(format!("{}→{} (tunnel {})", path.local_uplink, path.remote_uplink, path.tunnel))
     };
+    let chosen = name(view.chosen).unwrap_or_else(|| "the kernel's routes".into());
     text.push_str(&format!("takes:    {chosen}\nbecause:  {}\n", view.reason));
+    if let Some(second) = name(view.second) {
+        text.push_str(&format!("copies:   {second}\n"));
+    }
     match &view.entry {
         Some(flow) => text.push_str(&format!(
             "in table: on {} {}, {} packets, moved {} times, seen {:.1} s ago\n",

@@ -51,7 +51,7 @@ pub(super) fn render(flows: &Listing<FlowView>, output: &Output) -> String {
             end(flow.destination, flow.destination_port).into(),
             flow.protocol.clone().into(),
             flow.class.clone().into(),
-            format!("{} {}", flow.path.site_name, flow.path.uplinks).into(),
+            path(flow).into(),
             number(short(flow.packets)),
             number(flow.moves),
         ]);
@@ -61,4 +61,10 @@ pub(super) fn render(flows: &Listing<FlowView>, output: &Output) -> String {
         text.push_str(&format!("… and more: the first {} are shown, raise --limit\n", flows.items.len()));
     }
     text
+}
+
+/// Its path, and below it that of the copies.
+pub(super) fn path(flow: &FlowView) -> String {
+    let second = flow.second.as_ref().map(|second| format!("\nand {}", second.uplinks)).unwrap_or_default();
+    format!("{} {}{second}", flow.path.site_name, flow.path.uplinks)
 }

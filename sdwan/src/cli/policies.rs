@@ -98,7 +98,7 @@ struct PolicyArgs {
     /// What makes a path good: latency, throughput, cost or balanced [default: balanced]
     #[arg(long, value_parser = from_name::<Preference>)]
     preference: Option<Preference>,
-    /// best: all flows on the best path; balance: spread by weight [default: best]
+    /// best: all flows on the best path; balance: spread by weight; duplicate: each packet by two paths [default: best]
     #[arg(long, value_parser = from_name::<Mode>)]
     mode: Option<Mode>,
     /// until-better or until-end: whether flows move to a better path [default: until-better]
@@ -300,8 +300,10 @@ pub(super) fn render(policies: &[PolicyView], output: &Output) -> String {
             label.push_str(&format!("\nclass {}", policy.class_name()));
         }
         let mut prefers = name(serde_json::to_value(policy.preference));
-        if policy.mode == Mode::Balance {
-            prefers.push_str("\nbalanced over paths");
+        match policy.mode {
+            Mode::Best => {}
+            Mode::Balance => prefers.push_str("\nbalanced over paths"),
+            Mode::Duplicate => prefers.push_str("\nby two paths"),
         }
         table.add_row(vec![
             number(policy.priority),

@@ -165,6 +165,7 @@ fn flow() -> FlowView {
             tunnel: Some(tunnel(0, 1)),
             uplinks: "fibre→lte".into(),
         },
+        second: None,
         packets: 1_234_567,
         bytes: 9,
         age_s: 3.0,
@@ -308,6 +309,7 @@ fn explain_marks_the_chosen_path_and_says_why() {
             candidate("lte", 1, PathState::Up, true, "alive"),
         ],
         chosen: Some(1),
+        second: Some(0),
         reason: "the lowest rank with a usable path is 1".into(),
         entry: None,
     };
@@ -322,11 +324,12 @@ class:    voip-video
 site:     hq, by prefix 10.2.0.0/24
 
    UPLINKS      TUNNEL  RANK  WEIGHT  STATE  SCORE  SLA   USABLE
-   fibre→fibre  0-0        0       1  down      91  kept  silent
++  fibre→fibre  0-0        0       1  down      91  kept  silent
 →  lte→fibre    1-0        1       1  up        91  kept  alive
 
 takes:    lte→fibre (tunnel 1-0)
 because:  the lowest rank with a usable path is 1
+copies:   fibre→fibre (tunnel 0-0)
 in table: no: its first packet would be decided as above
 "
     );
@@ -360,8 +363,13 @@ fn checks_show_their_remedy() {
 fn every_listing_has_a_version_and_reads_back() {
     let json = serde_json::to_value(Listing::complete(vec![path()])).unwrap();
     assert_eq!((json["version"].as_u64(), json["items"][0]["tunnel"]["remote"].as_u64()), (Some(1), Some(1)));
-    let view =
-        PolicyView { policy: default_policies().remove(0), source: PolicySource::BuiltIn, packets: None, bytes: None };
+    let view = PolicyView {
+        policy: default_policies().remove(0),
+        source: PolicySource::BuiltIn,
+        packets: None,
+        bytes: None,
+        copies: None,
+    };
     let text = serde_json::to_string(&view).unwrap();
     assert_eq!(serde_json::from_str::<PolicyView>(&text).unwrap(), view);
     let text = serde_json::to_string(&status()).unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sdwan_common::abi::CopyStats;
 use tokio::sync::mpsc;
 
 use super::capacity::CapacityRequest;
@@ -13,11 +14,12 @@ use super::policies;
 use super::views;
 use crate::api::answer::{test_policy, these};
 use crate::api::request::{FlowFilter, Refusal, Reply, Request};
-use crate::api::views::{DoneView, Health, PolicyView, StatusView, VERSION};
+use crate::api::views::{CopiesView, DoneView, Health, PolicyView, StatusView, VERSION};
 use crate::config::Inadmissible;
 use crate::dataplane::Reader;
 use crate::engine::events::{EngineEvent, EventKind};
 use crate::engine::path::PathState;
+use crate::engine::policy::Mode;
 use crate::engine::types::PathKey;
 use crate::engine::uplink_usable;
 use crate::measure::clock;
@@ -96,11 +98,13 @@ impl Core {
         let view = |policy: &crate::engine::policy::Policy| {
             let class = compilation.classes.iter().position(|class| class.name == policy.class_name());
             let counters = class.and_then(|class| reader.class_counters(class as u16).ok());
+            let copies = class.filter(|_| policy.mode == Mode::Duplicate);
             PolicyView {
                 policy: policy.clone(),
                 source: self.policies.source(&policy.name),
                 packets: counters.map(|counters| counters.packets),
                 bytes: counters.map(|counters| counters.bytes),
+                copies: copies.and_then(|class| reader.copies(class as u16).ok()).map(copies_view),
             }
         };
         compilation.policies.iter().map(view).collect()
@@ -238,4 +242,9 @@ fn refusal(error: policies::Error) -> Refusal {
         policies::Error::Store(crate::store::StoreError::Conflict(text)) => Refusal::Conflict(text),
         policies::Error::Store(_) => Refusal::Failed(error.to_string()),
     }
+}
+
+fn copies_view(stats: CopyStats) -> CopiesView {
+    let CopyStats { packets, bytes, alone, unmarked } = stats;
+    CopiesView { packets, bytes, alone, unmarked }
 }

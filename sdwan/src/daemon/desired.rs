@@ -167,6 +167,7 @@ fn path_set(site: SiteId, set: &Set, paths: &BTreeMap<PathKey, PathDesired>) -> 
         path: PathKey { site, tunnel: ranked.tunnel },
         rank: ranked.rank,
         weight: ranked.weight,
+        full: ranked.full,
     });
     SetDesired {
         candidates: candidates.filter(|candidate| paths.contains_key(&candidate.path)).collect(),

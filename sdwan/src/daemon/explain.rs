@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use sdwan_common::abi::{ABI_VERSION, Config, NO_PATH, Path, PathLive, PathSet};
 use sdwan_common::liveness::{Liveness, candidate_state, path_liveness};
-use sdwan_common::select::{Reason, flow_hash, select};
+use sdwan_common::select::{Reason, SecondState, flow_hash, select, select_second};
 
 use super::names::Names;
 use crate::api::answer::test_policy;
@@ -12,6 +12,7 @@ use crate::api::request::Refusal;
 use crate::api::views::{CandidateView, ExplainView, VERSION};
 use crate::dataplane::{FlowRecord, Reader};
 use crate::engine::path::PathState;
+use crate::engine::policy::Mode;
 use crate::engine::score::complies;
 use crate::engine::sets::Tier;
 use crate::engine::types::SiteId;
@@ -48,6 +49,7 @@ pub fn explain(
         site_name: site.and_then(|id| engine.site(&id)).map(|site| site.remote().name.clone()),
         candidates: Vec::new(),
         chosen: None,
+        second: None,
         reason: String::new(),
         entry: entry.map(|flow| names.flow(&FlowRecord { key, flow }, now)),
         classification,
@@ -97,6 +99,17 @@ pub fn explain(
     // A path so new that it has no name yet isn't among them.
     view.chosen =
         selection.and_then(|selection| view.candidates.iter().position(|shown| shown.number == selection.path));
+    let copies =
+        engine.compilation().classes.get(usize::from(class)).is_some_and(|class| class.mode == Mode::Duplicate);
+    if let Some(first) = view.chosen.filter(|_| copies).map(|first| &view.candidates[first]) {
+        let (number, first) = (first.number, first.tunnel);
+        let second = select_second(&set, number, |number| {
+            let shown = view.candidates.iter().find(|shown| shown.number == number)?;
+            let shared = u8::from(shown.tunnel.local == first.local) + u8::from(shown.tunnel.remote == first.remote);
+            Some(SecondState { usable: shown.usable, shared })
+        });
+        view.second = second.and_then(|second| view.candidates.iter().position(|shown| shown.number == second));
+    }
     Ok(view)
 }
 

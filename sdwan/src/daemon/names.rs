@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sdwan_common::abi::{Flow, FlowKey, NO_RULE};
+use sdwan_common::abi::{Flow, FlowKey, NO_PATH, NO_RULE};
 
 use super::desired::{local_uplink_name, remote_uplink_name};
 use crate::api::flow::Endpoint;
@@ -90,6 +90,7 @@ impl Names {
             class: self.class(flow.class),
             policy: self.policy(flow.rule),
             path: self.flow_path(flow.path),
+            second: (flow.second != NO_PATH).then(|| self.flow_path(flow.second)),
             packets: flow.packets,
             bytes: flow.bytes,
             age_s: seconds(flow.created_ns),

@@ -111,4 +111,6 @@ pub struct CandidateDesired {
     pub rank: u8,
     /// Share within the rank.
     pub weight: u16,
+    /// It has no room for copies.
+    pub full: bool,
 }

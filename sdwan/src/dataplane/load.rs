@@ -10,9 +10,9 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::Map;
 use aya_obj::generated::bpf_map_type;
 use sdwan_common::abi::{
-    self, ABI_VERSION, Class, ClassStats, Config, Flow, FlowKey, FragmentKey, FragmentPorts, MAX_RULES, MAX_ZONES,
-    PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SiteIdentity, SiteLive, TcpRtt, TcpSample,
-    TunnelPathKey, Zone, ZoneKey, capacity,
+    self, ABI_VERSION, Class, ClassStats, Config, CopyNumbers, CopyStats, Flow, FlowKey, FragmentKey, FragmentPorts,
+    MAX_RULES, MAX_ZONES, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SiteIdentity, SiteLive,
+    TcpRtt, TcpSample, TunnelPathKey, Zone, ZoneKey, capacity,
 };
 use sdwan_common::counters::{DropReason, PassReason};
 use tracing::info;
@@ -149,6 +149,9 @@ fn shapes(capacities: &Capacities) -> Vec<Shape> {
         shape::<FragmentKey, FragmentPorts>("fragments", capacity::FRAGMENTS),
         shape::<u32, PathStats>("path_stats", capacities.paths),
         shape::<u32, ClassStats>("class_stats", capacities.classes),
+        shape::<u32, CopyNumbers>("copy_numbers", capacities.sites),
+        shape::<u32, u64>("copies_seen", capacity::COPIES_SEEN),
+        shape::<u32, CopyStats>("copy_stats", capacities.classes),
         shape::<u32, TcpSample>("tcp_samples", capacity::TCP_SAMPLES),
         shape::<u32, TcpRtt>("tcp_rtt", capacities.paths),
         shape::<u32, u64>("drops", DropReason::ALL.len() as u32),

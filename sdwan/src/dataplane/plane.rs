@@ -119,6 +119,7 @@ fn tables(layout: &Layout) -> Result<Tables, Error> {
         path_stats: Box::new(KernelPerCpu::open("path_stats", open(layout, "path_stats")?)?),
         path_live: array(layout, "path_live")?,
         tcp_rtt: array(layout, "tcp_rtt")?,
+        copy_numbers: array(layout, "copy_numbers")?,
         tunnel_paths: Box::new(KernelHash::open("tunnel_paths", open(layout, "tunnel_paths")?)?),
         path_sets: array(layout, "path_sets")?,
         zones: Box::new(KernelHash::open("zones", open(layout, "zones")?)?),

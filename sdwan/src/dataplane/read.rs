@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use sdwan_common::abi::{
-    ClassStats, Config, Flow, FlowKey, Path, PathLive, PathSet, PathStats, SiteIdentity, SiteLive, TcpRtt, path_state,
+    ClassStats, Config, CopyStats, Flow, FlowKey, Path, PathLive, PathSet, PathStats, SiteIdentity, SiteLive, TcpRtt,
+    path_state,
 };
 use sdwan_common::counters::{DropReason, PassReason};
 
@@ -74,6 +75,7 @@ pub struct Reader {
     path_stats: PerCpuArray<MapData, PathStats>,
     tcp_rtt: Array<MapData, TcpRtt>,
     class_stats: PerCpuArray<MapData, ClassStats>,
+    copy_stats: PerCpuArray<MapData, CopyStats>,
     drops: PerCpuArray<MapData, u64>,
     passes: PerCpuArray<MapData, u64>,
     config: Array<MapData, Config>,
@@ -98,6 +100,7 @@ impl Reader {
             path_stats: per_cpu(layout, "path_stats")?,
             tcp_rtt: array(layout, "tcp_rtt")?,
             class_stats: per_cpu(layout, "class_stats")?,
+            copy_stats: per_cpu(layout, "copy_stats")?,
             drops: per_cpu(layout, "drops")?,
             passes: per_cpu(layout, "passes")?,
             config: array(layout, "config")?,
@@ -197,6 +200,19 @@ impl Reader {
             stats.bytes += value.bytes;
             stats.flows += value.flows;
             stats.moves += value.moves;
+        }
+        Ok(stats)
+    }
+
+    /// What became of the packets of a class in duplicate mode.
+    pub fn copies(&self, class: u16) -> Result<CopyStats, Error> {
+        let mut stats = CopyStats::default();
+        let values = self.copy_stats.get(&u32::from(class), 0).map_err(fail("read", "copy_stats"))?;
+        for value in values.iter() {
+            stats.packets += value.packets;
+            stats.bytes += value.bytes;
+            stats.alone += value.alone;
+            stats.unmarked += value.unmarked;
         }
         Ok(stats)
     }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sdwan_common::abi::{
-    self, ABI_VERSION, Candidate, Config, MAX_CANDIDATES, Path, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey,
-    RuleSet, SITE_LOCAL, SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state, prefix_flag,
+    self, ABI_VERSION, Candidate, Config, CopyNumbers, MAX_CANDIDATES, Path, PathLive, PathSet, PathStats, PrefixEntry,
+    PrefixKey, RuleSet, SITE_LOCAL, SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, candidate_flag, path_state,
+    prefix_flag,
 };
 
 use super::desired::{Desired, PathDesired, SetDesired, WallClock};
@@ -95,6 +96,7 @@ pub struct Reconciler {
     path_stats: BoxedTable<u32, PathStats>,
     path_live: BoxedTable<u32, PathLive>,
     tcp_rtt: BoxedTable<u32, TcpRtt>,
+    copy_numbers: BoxedTable<u32, CopyNumbers>,
     tunnel_paths: Shadowed<TunnelPathKey, u32>,
     path_sets: Shadowed<u32, PathSet>,
     zones: Shadowed<ZoneKey, Zone>,
@@ -137,6 +139,7 @@ impl Reconciler {
             path_stats: tables.path_stats,
             path_live: tables.path_live,
             tcp_rtt: tables.tcp_rtt,
+            copy_numbers: tables.copy_numbers,
             tunnel_paths: Shadowed::read(tables.tunnel_paths)?,
             path_sets: Shadowed::read(tables.path_sets)?,
             zones: Shadowed::read(tables.zones)?,
@@ -263,7 +266,12 @@ impl Reconciler {
                 capacity: self.capacities.sites,
                 key: "sites",
             };
-            let (number, _) = self.site_numbers.assign(*site).ok_or(full)?;
+            let (number, new) = self.site_numbers.assign(*site).ok_or(full)?;
+            if new {
+                // The other end may remember numbers from before the maps were made.
+                let numbers = CopyNumbers { next: rand::random(), ..CopyNumbers::default() };
+                self.copy_numbers.set(&number, &numbers)?;
+            }
             self.site_ids.set(number, SiteIdentity { id: site.0 })?;
         }
         for (path, facts) in &desired.paths {
@@ -385,8 +393,9 @@ impl Reconciler {
         let mut record = PathSet { epoch: former.epoch, keep_rank: set.keep_rank, class, ..PathSet::default() };
         for candidate in set.candidates.iter().take(MAX_CANDIDATES) {
             let Some(path) = self.path_numbers.get(&candidate.path) else { continue };
+            let flags = if candidate.full { candidate_flag::FULL } else { 0 };
             record.candidates[usize::from(record.count)] =
-                Candidate { path, weight: candidate.weight, rank: candidate.rank, padding: 0 };
+                Candidate { path, weight: candidate.weight, rank: candidate.rank, flags };
             record.count += 1;
         }
         if record == former {

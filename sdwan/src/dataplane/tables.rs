@@ -7,8 +7,8 @@ use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues};
 use sdwan_common::abi::{
-    self, Class, Config, Path, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SiteIdentity,
-    TcpRtt, TunnelPathKey, Zone, ZoneKey,
+    self, Class, Config, CopyNumbers, Path, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet,
+    SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey,
 };
 
 use super::Error;
@@ -46,6 +46,8 @@ pub struct Tables {
     pub path_live: BoxedTable<u32, PathLive>,
     /// `tcp_rtt`: zeroed likewise.
     pub tcp_rtt: BoxedTable<u32, TcpRtt>,
+    /// `copy_numbers`: begins at random for a site that is new in the maps.
+    pub copy_numbers: BoxedTable<u32, CopyNumbers>,
     /// `tunnel_paths`.
     pub tunnel_paths: BoxedTable<TunnelPathKey, u32>,
     /// `path_sets`.

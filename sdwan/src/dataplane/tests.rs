@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sdwan_common::abi::{
-    ABI_VERSION, Class, Config, Path, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SITE_LOCAL,
-    SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state,
+    ABI_VERSION, Class, Config, CopyNumbers, Path, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet,
+    SITE_LOCAL, SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state,
 };
 
 use super::desired::{CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock};
@@ -29,6 +29,7 @@ struct Kernel {
     path_stats: MemoryTable<u32, PathStats>,
     path_live: MemoryTable<u32, PathLive>,
     tcp_rtt: MemoryTable<u32, TcpRtt>,
+    copy_numbers: MemoryTable<u32, CopyNumbers>,
     tunnel_paths: MemoryTable<TunnelPathKey, u32>,
     path_sets: MemoryTable<u32, PathSet>,
     zones: MemoryTable<ZoneKey, Zone>,
@@ -58,6 +59,7 @@ impl Kernel {
             path_stats: MemoryTable::new(fuse.clone()),
             path_live: MemoryTable::new(fuse.clone()),
             tcp_rtt: MemoryTable::new(fuse.clone()),
+            copy_numbers: MemoryTable::new(fuse.clone()),
             tunnel_paths: MemoryTable::new(fuse.clone()),
             path_sets: MemoryTable::new(fuse.clone()),
             zones: MemoryTable::new(fuse.clone()),
@@ -81,6 +83,7 @@ impl Kernel {
             path_stats: Box::new(kernel.path_stats),
             path_live: Box::new(kernel.path_live),
             tcp_rtt: Box::new(kernel.tcp_rtt),
+            copy_numbers: Box::new(kernel.copy_numbers),
             tunnel_paths: Box::new(kernel.tunnel_paths),
             path_sets: Box::new(kernel.path_sets),
             zones: Box::new(kernel.zones),
@@ -211,7 +214,12 @@ fn desired(sites: &BTreeMap<u8, BTreeMap<u8, bool>>, rules: &Arc<CompiledRules>)
             let candidates = paths
                 .keys()
                 .enumerate()
-                .map(|(rank, &code)| CandidateDesired { path: path(number, code), rank: rank as u8, weight: 1 })
+                .map(|(rank, &code)| CandidateDesired {
+                    path: path(number, code),
+                    rank: rank as u8,
+                    weight: 1,
+                    full: false,
+                })
                 .collect();
             desired.sets.insert((site(number), class), SetDesired { candidates, keep_rank: 0 });
         }
@@ -263,8 +271,10 @@ fn a_set_gets_its_new_content_under_the_old_epoch_first() {
     reconciler.apply(&three_sites()).expect("it fits");
     let number = reconciler.site_number(&site(2)).expect("the site has a number");
     let before = kernel.set(number, 1);
-    let other =
-        SetDesired { candidates: vec![CandidateDesired { path: path(2, 3), rank: 0, weight: 7 }], keep_rank: 0 };
+    let other = SetDesired {
+        candidates: vec![CandidateDesired { path: path(2, 3), rank: 0, weight: 7, full: false }],
+        keep_rank: 0,
+    };
     kernel.fuse.store(1, Ordering::Relaxed);
     reconciler.set_path_set(&site(2), 1, &other).expect_err("the second write is cut off");
     let torn = kernel.set(number, 1);

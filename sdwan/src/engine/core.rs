@@ -18,7 +18,7 @@ use super::policy::Compilation;
 use super::settings::Settings;
 use super::site::Site;
 use super::time::Time;
-use super::types::{LocalUplink, PathKey, RemoteSite, SiteId, TunnelKey, wireguard_overhead};
+use super::types::{LocalUplink, PathKey, RemoteSite, SiteId, TunnelKey, UplinkIndex, wireguard_overhead};
 
 /// Smallest MTU that a path may have: IPv6's minimum (RFC 8200 section 5).
 const MINIMUM_MTU: u16 = 1280;
@@ -188,6 +188,7 @@ impl Engine {
             }
             Input::Silent { path } => self.path_silent(&path, now),
             Input::Traffic(sites) => self.traffic(&sites, now),
+            Input::Load(loads) => self.loaded(&loads, now),
             Input::Capacity { path, direction, estimate } => {
                 if let Some(site) = self.sites.get_mut(&path.site) {
                     site.set_capacity(path.tunnel, direction, estimate);
@@ -300,6 +301,30 @@ impl Engine {
             *count += site.paths().len();
         }
         self.paces = Paces::new(&self.settings, active, idle);
+    }
+
+    /// Sees which paths have room for copies: each path by its own capacity, and those of an uplink together by its rate.
+    fn loaded(&mut self, loads: &BTreeMap<PathKey, u64>, now: Time) {
+        let share = |load: u64, capacity: Option<u64>| capacity.map_or(0.0, |rate| load as f64 / rate.max(1) as f64);
+        let mut uplinks: BTreeMap<UplinkIndex, f64> = BTreeMap::new();
+        for uplink in &self.uplinks {
+            let load = loads.iter().filter(|(path, _)| path.tunnel.local == uplink.index).map(|(_, load)| load).sum();
+            uplinks.insert(uplink.index, share(load, uplink.rate_up));
+        }
+        let mut changed = BTreeSet::new();
+        for (key, load) in loads {
+            let Some(path) = self.sites.get_mut(&key.site).and_then(|site| site.path_mut(key.tunnel)) else { continue };
+            let uplink = uplinks.get(&key.tunnel.local).copied().unwrap_or_default();
+            if path.load(share(*load, path.capacity()).max(uplink), now) {
+                changed.insert(key.site);
+            }
+        }
+        for id in changed {
+            let Some(site) = self.sites.get_mut(&id) else { continue };
+            site.decide(&self.compilation, &self.settings, now, &mut self.changes);
+            site.plan(&self.settings, now);
+            self.wakes.push(Reverse((site.wake_at(), id)));
+        }
     }
 
     /// Sites that were idle are probed fast at once, each of their paths within one interval.

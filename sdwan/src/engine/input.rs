@@ -1,7 +1,7 @@
 //! What goes into the engine and what comes out. Both are serialisable, so that a field problem can be recorded and
 //! replayed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,9 @@ pub enum Input {
     },
     /// The sites that user packets went to or came from since the last such input; comes about once a second.
     Traffic(BTreeSet<SiteId>),
+    /// What paths carried towards the peer since the last such input, bit/s on the line; comes about once a second where a
+    /// class is in duplicate mode.
+    Load(BTreeMap<PathKey, u64>),
     /// The capacity of a path was found.
     Capacity {
         /// The path.

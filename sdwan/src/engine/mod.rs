@@ -14,6 +14,7 @@ pub mod mtu;
 mod pace;
 pub mod path;
 pub mod policy;
+mod room;
 pub mod score;
 pub mod sets;
 pub mod settings;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::capacity::{Direction, Estimate, Known as KnownCapacity};
 use super::estimate::{Counters, DirectLoss, Estimator, Ignored, Loss, ProbeReply, Quality, SpanQuality};
 use super::mtu::{How, Known};
+use super::room::Room;
 use super::score::{DEGRADED_BELOW, DOWN_ABOVE_LOSS, path_score};
 use super::settings::Settings;
 use super::stall::Stall;
@@ -118,6 +119,7 @@ pub struct Path {
     /// Largest inner packet by the interfaces and the configuration, bytes.
     configured_mtu: u16,
     underlay: Option<Known>,
+    room_for_copies: Room,
 }
 
 impl Path {
@@ -145,6 +147,7 @@ impl Path {
             mtu,
             configured_mtu: mtu,
             underlay: None,
+            room_for_copies: Room::default(),
         }
     }
 
@@ -181,6 +184,17 @@ impl Path {
     /// Capacity towards the peer, bit/s, if known.
     pub fn capacity(&self) -> Option<u64> {
         self.capacity.forward().map(|(rate, _)| rate)
+    }
+
+    /// Takes the share of its capacity that the path carries. Returns whether it has room for copies now and had none
+    /// before, or the other way round.
+    pub fn load(&mut self, share: f64, now: Time) -> bool {
+        self.room_for_copies.load(share, now)
+    }
+
+    /// No room for copies of what other paths carry.
+    pub fn is_full(&self) -> bool {
+        self.room_for_copies.is_full()
     }
 
     /// All that is known of the capacity.

@@ -37,6 +37,8 @@ pub struct Rated {
     pub score: f64,
     /// Capacity, bit/s, if known: the weight in balance mode.
     pub capacity: Option<u64>,
+    /// It has no room for copies.
+    pub full: bool,
 }
 
 /// A path in a set.
@@ -48,6 +50,8 @@ pub struct Ranked {
     pub rank: u8,
     /// Share within the rank, 1..=65535.
     pub weight: u16,
+    /// In duplicate mode: it has no room for copies.
+    pub full: bool,
 }
 
 /// Why a class moved.
@@ -136,11 +140,12 @@ impl Set {
             rated[..=position].rotate_right(1);
         }
         let candidates = match class.mode {
-            Mode::Best => in_order(&rated),
+            Mode::Best => in_order(&rated, false),
+            Mode::Duplicate => in_order(&rated, true),
             Mode::Balance => self.balanced(&rated),
         };
         let keep_rank = match (class.mode, class.sticky, rated.first()) {
-            (Mode::Best, Sticky::UntilEnd, Some(first)) => {
+            (Mode::Best | Mode::Duplicate, Sticky::UntilEnd, Some(first)) => {
                 rated.iter().take_while(|path| path.tier <= first.tier).count().saturating_sub(1) as u8
             }
             _ => 0,
@@ -199,12 +204,17 @@ impl Set {
             .iter()
             .map(|path| {
                 let weight = (share(path) / largest * 1000.0).round().clamp(1.0, 1000.0) as u16;
-                Ranked { tunnel: path.tunnel, rank: 0, weight: self.steady_weight(path.tunnel, weight) }
+                Ranked { tunnel: path.tunnel, rank: 0, weight: self.steady_weight(path.tunnel, weight), full: false }
             })
             .collect();
         ranked.sort_by_key(|path| path.tunnel);
         let rest = rest.iter().enumerate();
-        ranked.extend(rest.map(|(at, path)| Ranked { tunnel: path.tunnel, rank: 1 + at as u8, weight: 1 }));
+        ranked.extend(rest.map(|(at, path)| Ranked {
+            tunnel: path.tunnel,
+            rank: 1 + at as u8,
+            weight: 1,
+            full: false,
+        }));
         ranked.truncate(MAX_CANDIDATES);
         ranked
     }
@@ -227,7 +237,9 @@ fn hold(reason: MoveReason, settings: &Settings) -> std::time::Duration {
     }
 }
 
-fn in_order(rated: &[Rated]) -> Vec<Ranked> {
+fn in_order(rated: &[Rated], copies: bool) -> Vec<Ranked> {
     let ranked = rated.iter().take(MAX_CANDIDATES).enumerate();
-    ranked.map(|(rank, path)| Ranked { tunnel: path.tunnel, rank: rank as u8, weight: 1 }).collect()
+    ranked
+        .map(|(rank, path)| Ranked { tunnel: path.tunnel, rank: rank as u8, weight: 1, full: copies && path.full })
+        .collect()
 }

@@ -104,7 +104,7 @@ impl Site {
                 PathState::Starting | PathState::Down | PathState::Recovering => Tier::Down,
             };
             let score = class_score(class.preference, path.quality(), &surroundings);
-            Rated { tunnel: *tunnel, tier, score, capacity: path.capacity() }
+            Rated { tunnel: *tunnel, tier, score, capacity: path.capacity(), full: path.is_full() }
         };
         self.paths.iter().map(rate).collect()
     }

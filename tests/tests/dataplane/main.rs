@@ -53,7 +53,7 @@ fn desired(lan: u32, tunnels: &[u32]) -> Desired {
     });
     let paths: BTreeMap<PathKey, PathDesired> = paths.collect();
     let candidates: Vec<_> =
-        (0..).zip(paths.keys()).map(|(rank, &path)| CandidateDesired { path, rank, weight: 1 }).collect();
+        (0..).zip(paths.keys()).map(|(rank, &path)| CandidateDesired { path, rank, weight: 1, full: false }).collect();
     let sets = (0..compilation.classes.len() as u16)
         .map(|class| ((REMOTE, class), SetDesired { candidates: candidates.clone(), keep_rank: 0 }));
     Desired {

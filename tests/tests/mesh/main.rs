@@ -5,6 +5,7 @@ mod backend;
 mod data_loss;
 mod detached;
 mod discovery;
+mod duplicate;
 mod failover;
 mod families;
 mod fast_path;

@@ -125,8 +125,7 @@ fn random_set(random: &mut StdRng, epoch: u32) -> PathSet {
     for candidate in &mut set.candidates {
         // Sometimes a path that doesn't exist.
         let path = if random.random_bool(0.02) { capacity::PATHS + 7 } else { random.random_range(0..PATHS) };
-        *candidate =
-            Candidate { path, weight: random.random_range(0..50), rank: random.random_range(0..3), padding: 0 };
+        *candidate = Candidate { path, weight: random.random_range(0..50), rank: random.random_range(0..3), flags: 0 };
     }
     set.candidates.sort_by_key(|candidate| candidate.rank);
     set
@@ -274,6 +273,7 @@ impl Tables {
             class: content.class,
             rule,
             moves: known.map_or(0, |flow| flow.moves) + u32::from(moved),
+            second: NO_PATH,
             ..Flow::default()
         };
         self.flows.insert(*key, flow);

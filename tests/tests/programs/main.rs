@@ -1,6 +1,7 @@
 //! The programs, packet by packet, through the kernel's test-run.
 
 mod agreement;
+mod copies;
 mod cost;
 mod direct;
 mod empty;

@@ -57,7 +57,7 @@ pub fn path(ifindex: u32, mark: u32, mtu: u16) -> Path {
 pub fn path_set(class: u16, candidates: &[(u32, u8)]) -> PathSet {
     let mut set = PathSet { epoch: 1, count: candidates.len() as u8, class, ..PathSet::default() };
     for (slot, (path, rank)) in set.candidates.iter_mut().zip(candidates) {
-        *slot = Candidate { path: *path, weight: 1, rank: *rank, padding: 0 };
+        *slot = Candidate { path: *path, weight: 1, rank: *rank, flags: 0 };
     }
     set
 }

@@ -118,6 +118,7 @@ impl Maps {
             path_stats: Box::new(Unread),
             path_live: Box::new(live.clone()),
             tcp_rtt: Box::new(Unread),
+            copy_numbers: Box::new(Unread),
             tunnel_paths: Box::new(Memory::new(&operations)),
             path_sets: Box::new(sets.clone()),
             zones: Box::new(Unread),

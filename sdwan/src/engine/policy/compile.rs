@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sdwan_common::abi::{Address, Class, DSCP_KEEP, MAX_RULES, MAX_ZONES, PrefixKey, Rule, RuleSet};
+use sdwan_common::abi::{Address, Class, DSCP_KEEP, MAX_RULES, MAX_ZONES, PrefixKey, Rule, RuleSet, class_flag};
 
 use super::compiled::{CompiledRules, contains};
 use super::{Match, Mode, Policy, PortRange, Preference, Sla, Sticky};
@@ -35,7 +35,12 @@ pub struct ClassSpec {
 impl ClassSpec {
     /// The record of the `classes` map.
     pub fn abi(&self) -> Class {
-        Class { dscp: self.dscp.unwrap_or(DSCP_KEEP), outer_dscp: self.outer_dscp.unwrap_or(0), padding: [0; 2] }
+        Class {
+            dscp: self.dscp.unwrap_or(DSCP_KEEP),
+            outer_dscp: self.outer_dscp.unwrap_or(0),
+            flags: if self.mode == Mode::Duplicate { class_flag::COPIES } else { 0 },
+            padding: 0,
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Policy {
     /// Bounds that a path should keep.
     #[serde(default, skip_serializing_if = "Sla::is_empty")]
     pub sla: Sla,
-    /// One path for all flows, or all good ones by weight.
+    /// One path for all flows, all good ones by weight, or two for each packet.
     #[serde(default)]
     pub mode: Mode,
     /// What a flow does when a better path than its own appears.
@@ -113,6 +113,9 @@ pub enum Mode {
     Best,
     /// Flows spread over all good paths by weight.
     Balance,
+    /// As `best`, and a copy of each packet by a second path, as disjoint from the first as there is one: a path that
+    /// breaks costs no packet. The other end lets the first copy of each pass.
+    Duplicate,
 }
 
 /// What a flow does when a better path than its own appears.

@@ -1,0 +1,147 @@
+//! Duplicate mode: each packet of a class by two paths, the first copy of each to the host.
+
+use std::net::{IpAddr, SocketAddr};
+use std::thread::sleep;
+use std::time::Duration;
+
+use sdwan::api::views::{CopiesView, FlowView, Listing, PolicyView};
+use sdwan_common::copies::IPV6_MARK_LENGTH;
+use sdwan_tests::bed::{Cut, Host};
+use sdwan_tests::mesh::{Mesh, MeshOptions, UplinkRate};
+use sdwan_tests::needs_bed;
+use sdwan_tests::pace::{paced, patience};
+use sdwan_tests::traffic::{PingSpec, Report, TcpSink, TcpSource, TcpSpec, UdpReceiver, UdpSender, UdpSpec, ping};
+
+use crate::{PATIENCE, host, mesh_on, two_sites};
+
+/// What comes to this port goes twice.
+const PORT: u16 = 7_000;
+
+fn policy() -> String {
+    format!(
+        "[[policy]]\nname = \"twice\"\npriority = 50\nmode = \"duplicate\"\nmatch = [{{ ports = [{PORT}] }}]\n\
+         [engine]\nhold_down = \"300ms\"\nhold_down_max = \"300ms\"\n"
+    )
+}
+
+fn mesh() -> Mesh {
+    mesh_on(two_sites(), &MeshOptions { extra: policy(), ..MeshOptions::default() })
+}
+
+/// Streams to the port and does something meanwhile.
+fn stream(from: &Host, to: IpAddr, at: &Host, rate: f64, meanwhile: impl FnOnce()) -> Report {
+    let receiver = UdpReceiver::start(at, SocketAddr::new(to, PORT)).expect("the receiver starts");
+    let sender = UdpSender::start(from, UdpSpec { size: 1_000, ..UdpSpec::new(receiver.local(), rate) })
+        .expect("the sender starts");
+    sleep(Duration::from_millis(500));
+    meanwhile();
+    let sent = sender.stop().expect("the sender ends");
+    receiver.finish(&sent, Duration::from_secs(1)).expect("the receiver ends")
+}
+
+fn twice(mesh: &Mesh, site: &str) -> FlowView {
+    let flows = mesh.gateway(site).flows(Some("twice")).expect("the flows are listed");
+    flows.into_iter().find(|flow| flow.destination_port == PORT).expect("the flow is in the table")
+}
+
+fn second_copies(mesh: &Mesh, site: &str) -> u64 {
+    mesh.gateway(site).status().expect("the status is shown").drops["second_copy"]
+}
+
+#[test]
+fn a_cut_path_costs_no_packet_and_no_host_sees_a_copy() {
+    needs_bed!();
+    let mesh = mesh();
+    let (a, b) = (host(&mesh, "a"), host(&mesh, "b"));
+    for to in [b.v4(), b.v6()] {
+        let report = stream(a, to, b, paced(1_000.0), || {
+            for round in 0..5 {
+                let flow = twice(&mesh, "a");
+                let (first, second) = (flow.path.tunnel.expect("a path"), flow.second.expect("copies").tunnel);
+                let second = second.expect("a path of its own");
+                assert!(first.local != second.local && first.remote != second.remote, "{first} and {second}");
+                // Both ends of both lines in turn.
+                let uplink = ["isp1", "isp2"][usize::from(first.local.get()) ^ (round & 1)];
+                let link = mesh.bed().link(["a", "b"][round / 2 % 2], uplink);
+                link.cut(Cut::Silent).expect("the line is cut");
+                sleep(patience(Duration::from_millis(600)));
+                link.restore().expect("the line is mended");
+                mesh.wait_until_up(patience(PATIENCE)).expect("the paths come back");
+                sleep(patience(Duration::from_millis(300)));
+            }
+        });
+        println!("{to}: {} sent, {} reordered, longest gap {:?}", report.sent, report.reordered, report.longest_gap);
+        assert_eq!((report.lost, report.duplicated, report.foreign), (0, 0, 0), "{report:?}");
+    }
+    assert!(second_copies(&mesh, "b") > 2_000, "copies were removed at the other end");
+}
+
+#[test]
+fn what_comes_by_two_paths_is_whole_and_of_every_kind() {
+    needs_bed!();
+    let mesh = mesh();
+    let (a, b) = (host(&mesh, "a"), host(&mesh, "b"));
+    let mtu = usize::from(mesh.gateway("a").paths().expect("the paths are listed")[0].mtu);
+    for address in [b.v4(), b.v6()] {
+        // Segments in bundles, both ways; the MSS leaves room for the mark.
+        let sink = TcpSink::start(b, SocketAddr::new(address, PORT)).expect("the sink starts");
+        let before = copies(&mesh, "a");
+        let spec = TcpSpec { rate: Some(20_000_000), ..TcpSpec::new(sink.local(), patience(Duration::from_secs(2))) };
+        let report = TcpSource::start(a, spec).expect("the source starts").finish().expect("the transfer ends");
+        let after = copies(&mesh, "a");
+        assert!(report.acknowledged > 500_000, "{address}: {report:?}");
+        let headers = if address.is_ipv4() { 40 } else { 60 + IPV6_MARK_LENGTH };
+        assert!(report.segment as usize + headers <= mtu, "{address}: {report:?} of {mtu}");
+        let sent = after.bytes - before.bytes;
+        assert!(sent >= report.acknowledged, "{address}: {sent} bytes of copies of {report:?}");
+        assert_eq!((after.alone, after.unmarked), (before.alone, before.unmarked), "{address}: {after:?}");
+        // Datagrams in fragments: the first one names the ports, and each goes twice. An IPv6 host learns the path's MTU by
+        // its first one.
+        ping(a, &PingSpec { size: 3_000, ..PingSpec::new(address, 1) }).expect("a ping is sent");
+        let report = fragments(a, address, b);
+        assert_eq!((report.lost, report.duplicated), (0, 0), "{address}: {report:?}");
+    }
+}
+
+/// Datagrams that don't fit a packet.
+fn fragments(from: &Host, to: IpAddr, at: &Host) -> Report {
+    let receiver = UdpReceiver::start(at, SocketAddr::new(to, PORT)).expect("the receiver starts");
+    let spec = UdpSpec { size: 3_000, ..UdpSpec::new(receiver.local(), 100.0) };
+    let sender = UdpSender::start(from, spec.packets(200)).expect("the sender starts");
+    let sent = sender.finish().expect("the sender ends");
+    receiver.finish(&sent, Duration::from_secs(1)).expect("the receiver ends")
+}
+
+#[test]
+fn without_room_on_the_second_path_packets_go_once() {
+    needs_bed!();
+    // 2 Mbit/s of voice fit the first line, and not the second one.
+    let rates = vec![UplinkRate::mbps("isp1", 50.0, 50.0), UplinkRate::mbps("isp2", 1.0, 1.0)];
+    let mesh = mesh_on(two_sites(), &MeshOptions { rates, extra: policy(), ..MeshOptions::default() });
+    let (a, b) = (host(&mesh, "a"), host(&mesh, "b"));
+    let mut seconds = 0;
+    let report = stream(a, b.v4(), b, paced(200.0), || {
+        let limit = patience(Duration::from_secs(20));
+        let start = std::time::Instant::now();
+        while twice(&mesh, "a").second.is_some() {
+            assert!(start.elapsed() < limit, "copies go on: {:?}", twice(&mesh, "a"));
+            sleep(Duration::from_millis(200));
+        }
+        seconds = start.elapsed().as_secs();
+        // They stay away, and the packets themselves don't.
+        let before = copies(&mesh, "a");
+        sleep(patience(Duration::from_secs(3)));
+        let after = copies(&mesh, "a");
+        assert_eq!(before.packets, after.packets, "no copy");
+        assert!(after.alone > before.alone + 100, "{before:?} {after:?}");
+    });
+    println!("the second path was full after {seconds} s");
+    assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
+}
+
+/// What became of the class's packets at a site.
+fn copies(mesh: &Mesh, site: &str) -> CopiesView {
+    let listing: Listing<PolicyView> = mesh.gateway(site).json(&["policies"]).expect("the policies are listed");
+    let policy = listing.items.iter().find(|view| view.policy.name == "twice").expect("the policy is listed");
+    policy.copies.expect("it is in duplicate mode")
+}
