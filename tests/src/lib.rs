@@ -21,5 +21,6 @@ pub mod histogram;
 pub mod mesh;
 pub mod mtu;
 pub mod pace;
+pub mod pins;
 pub mod traffic;
 pub mod wire;

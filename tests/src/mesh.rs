@@ -8,7 +8,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sdwan::api::views::{ExplainView, FlowView, Listing, PathView, SiteView, StatusView};
-use sdwan::dataplane::Layout;
 use sdwan::engine::path::PathState;
 use serde::de::DeserializeOwned;
 
@@ -354,11 +353,8 @@ impl Gateway {
     /// Makes what the daemon left in the kernel that of an older ABI version, as a new release finds it. The daemon must
     /// not run.
     pub fn age_pins(&self) -> Result<()> {
-        let layout = Layout::new(Path::new("/sys/fs/bpf/sdwan"));
-        let older = layout.root().with_file_name("v0");
-        let (from, to) = (layout.root().to_owned(), older);
-        let what = format!("rename {} to {}", from.display(), to.display());
-        self.namespace.run(move || std::fs::rename(from, to))?.attempt(|| what)
+        let aged = self.namespace.run(|| crate::pins::age(Path::new("/sys/fs/bpf/sdwan")))?;
+        aged.map_err(std::io::Error::other).attempt(|| "make the pins those of an older version".into())
     }
 
     /// Puts a certificate or revocations into the site's state, as `sdwan site install` does.

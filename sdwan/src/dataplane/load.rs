@@ -19,6 +19,7 @@ use tracing::info;
 
 use super::Error;
 use super::attach::{Direction, detach_filters};
+use super::inherit;
 
 /// The programs, as the build made them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sdwan-ebpf"));
@@ -65,7 +66,12 @@ pub struct Layout {
 impl Layout {
     /// In `directory`, which is on a BPF file system, with a directory of its own per ABI version.
     pub fn new(directory: &Path) -> Self {
-        Self { root: directory.join(format!("v{ABI_VERSION}")) }
+        Self::of_version(directory, ABI_VERSION)
+    }
+
+    /// The same for another version.
+    pub(super) fn of_version(directory: &Path, version: u32) -> Self {
+        Self { root: directory.join(format!("v{version}")) }
     }
 
     /// Directory of this version's pins.
@@ -119,7 +125,22 @@ impl Layout {
 }
 
 /// Name, bytes of key, bytes of value, entries.
-struct Shape(&'static str, usize, usize, u32);
+pub(super) struct Shape(pub(super) &'static str, usize, usize, u32);
+
+impl Shape {
+    /// Has the map with this pin this shape?
+    pub(super) fn fits(&self, pin: &Path) -> Result<bool, Error> {
+        Ok(self.found(pin)? == (self.1, self.2, self.3))
+    }
+
+    /// What the map with this pin has: bytes of key and value, entries.
+    fn found(&self, pin: &Path) -> Result<(usize, usize, u32), Error> {
+        let fail = |source| Error::Map { action: "look at the pinned", map: self.0, source };
+        let map = MapData::from_pin(pin).map_err(fail)?;
+        let info = map.info().map_err(fail)?;
+        Ok((info.key_size() as usize, info.value_size() as usize, info.max_entries()))
+    }
+}
 
 /// The shape of every map that is pinned.
 fn shapes(capacities: &Capacities) -> Vec<Shape> {
@@ -166,6 +187,7 @@ pub(super) fn load(layout: &Layout, capacities: &Capacities, tcp_rtt_per_second:
     layout.create()?;
     let mut loader = EbpfLoader::new();
     let shapes = shapes(capacities);
+    inherit::share(layout, &shapes)?;
     for shape in &shapes {
         discard_misfit(layout, shape)?;
     }
@@ -179,6 +201,7 @@ pub(super) fn load(layout: &Layout, capacities: &Capacities, tcp_rtt_per_second:
         if is_denied(&error) { Error::Privilege { action: "create BPF maps".into() } } else { Error::Object(error) }
     })?;
     make_daemon_maps(layout, &shapes)?;
+    inherit::copy(layout)?;
     for direction in Direction::ALL {
         let name = direction.program();
         program(&mut object, name)?.load().map_err(|source| Error::Program {
@@ -241,18 +264,14 @@ fn discard_misfit(layout: &Layout, shape: &Shape) -> Result<(), Error> {
     if !path.exists() {
         return Ok(());
     }
-    let fail = |source| Error::Map { action: "look at the pinned", map: name, source };
-    let map = MapData::from_pin(&path).map_err(fail)?;
-    let found = map.info().map_err(fail)?;
-    let (found_key, found_value) = (found.key_size() as usize, found.value_size() as usize);
-    if (found_key, found_value, found.max_entries()) == (key, value, entries) {
+    let (found_key, found_value, found_entries) = shape.found(&path)?;
+    if (found_key, found_value, found_entries) == (key, value, entries) {
         return Ok(());
     }
     info!(
         map = name,
-        "the pinned map has another size ({found_key}/{found_value} bytes, {} entries instead of {key}/{value} and \
-         {entries}) and is made anew",
-        found.max_entries()
+        "the pinned map has another size ({found_key}/{found_value} bytes, {found_entries} entries instead of \
+         {key}/{value} and {entries}) and is made anew"
     );
     std::fs::remove_file(&path).map_err(|source| Error::Pin { action: "remove", path, source })
 }

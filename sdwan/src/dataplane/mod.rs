@@ -8,6 +8,7 @@ mod attach;
 pub mod desired;
 mod error;
 mod events;
+mod inherit;
 mod load;
 #[cfg(test)]
 mod memory;
@@ -22,6 +23,7 @@ mod tests;
 pub use attach::{AttachMode, Attachment, Direction};
 pub use error::Error;
 pub use events::{EventStream, PlaneEvent};
+pub use inherit::FormerFlow;
 pub use load::{Capacities, Layout, OBJECT, anything_pinned, detach_all};
 pub use numbers::Numbers;
 pub use plane::{Dataplane, Settings};

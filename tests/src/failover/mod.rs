@@ -3,6 +3,7 @@
 mod brownout;
 mod crashes;
 mod cuts;
+mod duplicate;
 mod flows;
 
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use crate::figures::Figures;
 use crate::mesh::{Mesh, MeshOptions};
 pub use brownout::{Brownout, brownout, voice_and_others};
 pub use cuts::{Cuts, Gaps, PORT, QUICK_RETURN, cut_again_and_again, uplink_in_use};
+pub use duplicate::{TWICE, TWICE_POLICY, cut_under_copies, twice};
 pub use flows::{fill, flow_count};
 
 /// Cuts behind a median and a 99th percentile.
@@ -62,7 +64,17 @@ pub fn run() -> Result<Figures> {
         }
         Err(error) => figures.missing("failover.brownout_s", "s", format!("{error:#}")),
     }
-    figures.missing("failover.duplicate.lost_packets", "packets", "there is no duplicate mode yet");
+    say(&format!("{MANY} silent cuts under a class whose packets go by two paths"));
+    let twice = mesh_with(&format!("{TWICE_POLICY}{QUICK_RETURN}"))
+        .and_then(|mesh| Ok(cut_under_copies(&mesh, mesh.bed().site("b").host(0).v4(), MANY)?));
+    let name = "failover.duplicate.lost_packets";
+    match twice {
+        Ok(report) => {
+            eprintln!("        {name}: {} of {}, {} duplicated", report.lost, report.sent, report.duplicated);
+            figures.add(name, report.lost as f64, "packets", report.sent);
+        }
+        Err(error) => figures.missing(name, "packets", format!("{error:#}")),
+    }
     say("done");
     Ok(figures)
 }

@@ -6,42 +6,28 @@ use std::time::Duration;
 
 use sdwan::api::views::{CopiesView, FlowView, Listing, PolicyView};
 use sdwan_common::copies::IPV6_MARK_LENGTH;
-use sdwan_tests::bed::{Cut, Host};
+use sdwan_tests::bed::Host;
+use sdwan_tests::failover::{QUICK_RETURN, TWICE, TWICE_POLICY, cut_under_copies, twice};
 use sdwan_tests::mesh::{Mesh, MeshOptions, UplinkRate};
 use sdwan_tests::needs_bed;
 use sdwan_tests::pace::{paced, patience};
 use sdwan_tests::traffic::{PingSpec, Report, TcpSink, TcpSource, TcpSpec, UdpReceiver, UdpSender, UdpSpec, ping};
 
-use crate::{PATIENCE, host, mesh_on, two_sites};
-
-/// What comes to this port goes twice.
-const PORT: u16 = 7_000;
-
-fn policy() -> String {
-    format!(
-        "[[policy]]\nname = \"twice\"\npriority = 50\nmode = \"duplicate\"\nmatch = [{{ ports = [{PORT}] }}]\n\
-         [engine]\nhold_down = \"300ms\"\nhold_down_max = \"300ms\"\n"
-    )
-}
+use crate::{host, mesh_on, two_sites};
 
 fn mesh() -> Mesh {
-    mesh_on(two_sites(), &MeshOptions { extra: policy(), ..MeshOptions::default() })
+    mesh_on(two_sites(), &MeshOptions { extra: [TWICE_POLICY, QUICK_RETURN].concat(), ..MeshOptions::default() })
 }
 
 /// Streams to the port and does something meanwhile.
 fn stream(from: &Host, to: IpAddr, at: &Host, rate: f64, meanwhile: impl FnOnce()) -> Report {
-    let receiver = UdpReceiver::start(at, SocketAddr::new(to, PORT)).expect("the receiver starts");
+    let receiver = UdpReceiver::start(at, SocketAddr::new(to, TWICE)).expect("the receiver starts");
     let sender = UdpSender::start(from, UdpSpec { size: 1_000, ..UdpSpec::new(receiver.local(), rate) })
         .expect("the sender starts");
     sleep(Duration::from_millis(500));
     meanwhile();
     let sent = sender.stop().expect("the sender ends");
     receiver.finish(&sent, Duration::from_secs(1)).expect("the receiver ends")
-}
-
-fn twice(mesh: &Mesh, site: &str) -> FlowView {
-    let flows = mesh.gateway(site).flows(Some("twice")).expect("the flows are listed");
-    flows.into_iter().find(|flow| flow.destination_port == PORT).expect("the flow is in the table")
 }
 
 fn second_copies(mesh: &Mesh, site: &str) -> u64 {
@@ -52,24 +38,9 @@ fn second_copies(mesh: &Mesh, site: &str) -> u64 {
 fn a_cut_path_costs_no_packet_and_no_host_sees_a_copy() {
     needs_bed!();
     let mesh = mesh();
-    let (a, b) = (host(&mesh, "a"), host(&mesh, "b"));
+    let b = host(&mesh, "b");
     for to in [b.v4(), b.v6()] {
-        let report = stream(a, to, b, paced(1_000.0), || {
-            for round in 0..5 {
-                let flow = twice(&mesh, "a");
-                let (first, second) = (flow.path.tunnel.expect("a path"), flow.second.expect("copies").tunnel);
-                let second = second.expect("a path of its own");
-                assert!(first.local != second.local && first.remote != second.remote, "{first} and {second}");
-                // Both ends of both lines in turn.
-                let uplink = ["isp1", "isp2"][usize::from(first.local.get()) ^ (round & 1)];
-                let link = mesh.bed().link(["a", "b"][round / 2 % 2], uplink);
-                link.cut(Cut::Silent).expect("the line is cut");
-                sleep(patience(Duration::from_millis(600)));
-                link.restore().expect("the line is mended");
-                mesh.wait_until_up(patience(PATIENCE)).expect("the paths come back");
-                sleep(patience(Duration::from_millis(300)));
-            }
-        });
+        let report = cut_under_copies(&mesh, to, 6).expect("each cut is survived");
         println!("{to}: {} sent, {} reordered, longest gap {:?}", report.sent, report.reordered, report.longest_gap);
         assert_eq!((report.lost, report.duplicated, report.foreign), (0, 0, 0), "{report:?}");
     }
@@ -84,7 +55,7 @@ fn what_comes_by_two_paths_is_whole_and_of_every_kind() {
     let mtu = usize::from(mesh.gateway("a").paths().expect("the paths are listed")[0].mtu);
     for address in [b.v4(), b.v6()] {
         // Segments in bundles, both ways; the MSS leaves room for the mark.
-        let sink = TcpSink::start(b, SocketAddr::new(address, PORT)).expect("the sink starts");
+        let sink = TcpSink::start(b, SocketAddr::new(address, TWICE)).expect("the sink starts");
         let before = copies(&mesh, "a");
         let spec = TcpSpec { rate: Some(20_000_000), ..TcpSpec::new(sink.local(), patience(Duration::from_secs(2))) };
         let report = TcpSource::start(a, spec).expect("the source starts").finish().expect("the transfer ends");
@@ -105,7 +76,7 @@ fn what_comes_by_two_paths_is_whole_and_of_every_kind() {
 
 /// Datagrams that don't fit a packet.
 fn fragments(from: &Host, to: IpAddr, at: &Host) -> Report {
-    let receiver = UdpReceiver::start(at, SocketAddr::new(to, PORT)).expect("the receiver starts");
+    let receiver = UdpReceiver::start(at, SocketAddr::new(to, TWICE)).expect("the receiver starts");
     let spec = UdpSpec { size: 3_000, ..UdpSpec::new(receiver.local(), 100.0) };
     let sender = UdpSender::start(from, spec.packets(200)).expect("the sender starts");
     let sent = sender.finish().expect("the sender ends");
@@ -117,14 +88,17 @@ fn without_room_on_the_second_path_packets_go_once() {
     needs_bed!();
     // 2 Mbit/s of voice fit the first line, and not the second one.
     let rates = vec![UplinkRate::mbps("isp1", 50.0, 50.0), UplinkRate::mbps("isp2", 1.0, 1.0)];
-    let mesh = mesh_on(two_sites(), &MeshOptions { rates, extra: policy(), ..MeshOptions::default() });
+    let mesh = mesh_on(
+        two_sites(),
+        &MeshOptions { rates, extra: [TWICE_POLICY, QUICK_RETURN].concat(), ..MeshOptions::default() },
+    );
     let (a, b) = (host(&mesh, "a"), host(&mesh, "b"));
     let mut seconds = 0;
     let report = stream(a, b.v4(), b, paced(200.0), || {
         let limit = patience(Duration::from_secs(20));
         let start = std::time::Instant::now();
-        while twice(&mesh, "a").second.is_some() {
-            assert!(start.elapsed() < limit, "copies go on: {:?}", twice(&mesh, "a"));
+        while flow(&mesh).second.is_some() {
+            assert!(start.elapsed() < limit, "copies go on: {:?}", flow(&mesh));
             sleep(Duration::from_millis(200));
         }
         seconds = start.elapsed().as_secs();
@@ -137,6 +111,10 @@ fn without_room_on_the_second_path_packets_go_once() {
     });
     println!("the second path was full after {seconds} s");
     assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
+}
+
+fn flow(mesh: &Mesh) -> FlowView {
+    twice(mesh, host(mesh, "b").v4()).expect("the flow is in the table")
 }
 
 /// What became of the class's packets at a site.
