@@ -168,6 +168,7 @@ fn each_bad_input_is_refused_at_its_key() {
             "different IP versions",
         ),
         (policy("[[policy.match]]\nzones = [\"guests\"]"), "policy[0].match[0].zones", "no LAN interface is in zone"),
+        (policy("mode = \"duplicate\"\n[dataplane]\nfast_path = \"off\""), "policy[0].mode", "can't go by two paths"),
         (policy("sla = { loss_pct = 101 }"), "policy[0].sla.loss_pct", "101 is out of range"),
         (policy("class = \"bulk\""), "policy[0].class", "is that of the policies"),
         ("[[policy]]\nname = \"P!\"\npriority = 1".into(), "policy[0].name", "can't be the name of a policy"),

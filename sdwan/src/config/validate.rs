@@ -8,6 +8,7 @@ use sdwan_common::abi::TUNNEL_PORTS;
 use super::policies::is_name;
 use super::reader::Notes;
 use super::*;
+use crate::engine::policy::Mode;
 
 /// Notes everything that is wrong with a configuration as a whole.
 pub(super) fn validate(config: &Config, notes: &mut Notes) {
@@ -302,6 +303,11 @@ fn policies(config: &Config, notes: &mut Notes) {
     each_policy(&config.policies, notes);
     let zones = config.zones();
     for (index, policy) in config.policies.iter().enumerate() {
+        if policy.mode == Mode::Duplicate && config.dataplane.fast_path == FastPath::Off {
+            let message = "packets that the stack forwards can't go by two paths";
+            let remedy = "set dataplane.fast_path to \"to-tunnel\" or \"both\", or use another mode";
+            notes.problem(&format!("policy[{index}].mode"), message, remedy);
+        }
         for (alternative, matches) in policy.matches.iter().enumerate() {
             let unknown = matches.zones.iter().find(|zone| !zones.contains(zone));
             if let Some(zone) = unknown {

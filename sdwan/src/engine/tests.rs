@@ -13,6 +13,7 @@ use super::settings::Settings;
 use super::types::{LocalUplink, PathKey, RemoteSite, RemoteUplink, SiteId, TunnelKey, UplinkIndex};
 use super::{Engine, Local, Time};
 
+mod copies;
 mod detection;
 
 const VOICE: u16 = 0;
