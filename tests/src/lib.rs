@@ -14,6 +14,7 @@
 
 pub mod accuracy;
 pub mod bed;
+pub mod datapath;
 pub mod demo;
 pub mod failover;
 pub mod figures;
@@ -23,4 +24,5 @@ pub mod mtu;
 pub mod pace;
 pub mod pins;
 pub mod traffic;
+pub mod tun;
 pub mod wire;

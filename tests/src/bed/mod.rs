@@ -23,7 +23,7 @@ mod keeper;
 mod link;
 mod namespace;
 mod netem;
-mod offload;
+pub mod offload;
 mod plan;
 mod process;
 mod site;

@@ -23,11 +23,17 @@ struct Value {
 pub fn switch_off(namespace: &Namespace, interface: &str) -> Result<()> {
     let commands = [ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO];
     namespace
-        .run(|| commands.iter().try_for_each(|command| set(interface, *command)))?
+        .run(|| commands.iter().try_for_each(|command| set(interface, *command, 0)))?
         .attempt(|| format!("switch off offloads of {interface} in {}", namespace.name()))
 }
 
-fn set(interface: &str, command: u32) -> io::Result<()> {
+/// Lets an interface of this thread's namespace put packets together again; a veth interface then takes its packets from a
+/// ring, as XDP sends them.
+pub fn switch_on_gro(interface: &str) -> io::Result<()> {
+    set(interface, ETHTOOL_SGRO, 1)
+}
+
+fn set(interface: &str, command: u32, data: u32) -> io::Result<()> {
     // SAFETY: socket takes no pointers.
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
@@ -35,7 +41,7 @@ fn set(interface: &str, command: u32) -> io::Result<()> {
     }
     // SAFETY: the descriptor is new and owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    let mut value = Value { command, data: 0 };
+    let mut value = Value { command, data };
     // SAFETY: all zeros is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {

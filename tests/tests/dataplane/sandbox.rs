@@ -1,9 +1,8 @@
 //! A place of a test's own: network namespace, BPF file system, a LAN interface and two tunnel interfaces.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,8 +12,6 @@ use nix::sched::{CloneFlags, unshare};
 
 /// MAC address of the LAN interface.
 const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// `_IOW('T', 202, int)`.
-const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 
 /// What a test has to itself.
 pub struct Sandbox {
@@ -85,21 +82,7 @@ pub struct Tun {
 impl Tun {
     /// Makes it and sets it up.
     pub fn new(name: &str) -> Self {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/net/tun")
-            .expect("/dev/net/tun");
-        // SAFETY: all zeros are a valid `ifreq`.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-        // SAFETY: TUNSETIFF reads an `ifreq`, which lives through the call.
-        let result = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        let file = sdwan_tests::tun::open(name).expect("a TUN device");
         run(&format!("ip link set {name} mtu 1420 up"));
         Self { file, ifindex: index(name) }
     }

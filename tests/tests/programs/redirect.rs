@@ -1,10 +1,8 @@
 //! What a test-run can't show: that packets arrive at the other side of a redirect. A veth pair and a TUN in a network
 //! namespace of the test's own thread, which goes with it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -51,21 +49,6 @@ fn set(path: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/{path}"), value).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
-fn open_tunnel(name: &str) -> File {
-    let file =
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").expect("TUN");
-    // SAFETY: all zeros are a valid request.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *slot = byte as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16;
-    // SAFETY: the request lives through the call.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) };
-    assert_eq!(result, 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
-    file
-}
-
 /// A socket that sends and receives whole frames at an interface.
 fn packet_socket(interface: &str) -> Socket {
     let everything = (libc::ETH_P_ALL as u16).to_be();
@@ -88,7 +71,7 @@ impl Bed {
     fn new() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         ip(&format!("link add {LAN} address 02:00:00:00:00:aa type veth peer name {HOST}"));
-        let tunnel = open_tunnel(TUNNEL);
+        let tunnel = sdwan_tests::tun::open(TUNNEL).expect("a TUN device");
         for name in ["lo", LAN, HOST, TUNNEL] {
             ip(&format!("link set {name} up"));
         }
