@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sdwan::api::views::{CopiesView, FlowView, Listing, PolicyView};
 use sdwan_common::copies::IPV6_MARK_LENGTH;
-use sdwan_tests::bed::Host;
+use sdwan_tests::bed::{Bed, Host, Impairment};
 use sdwan_tests::failover::{QUICK_RETURN, TWICE, TWICE_POLICY, cut_under_copies, twice};
 use sdwan_tests::mesh::{Mesh, MeshOptions, UplinkRate};
 use sdwan_tests::needs_bed;
@@ -46,6 +46,33 @@ fn a_cut_path_costs_no_packet_and_no_host_sees_a_copy() {
     }
     assert!(second_copies(&mesh, "b") > 2_000, "copies were removed at the other end");
 }
+
+#[test]
+fn the_faster_copy_arrives_and_a_loss_on_one_line_is_none() {
+    needs_bed!();
+    // 5 ms by one provider and 120 ms by the other, each with a loss of its own at site a.
+    let mut bed = Bed::builder().sites(["a", "b"]);
+    for (uplink, delay_ms) in [("isp1", 5), ("isp2", 120)] {
+        let line = Impairment::delay_ms(delay_ms);
+        bed = bed.impair_directions("a", uplink, line.clone().loss(LOSS), line);
+    }
+    let bed = bed.build().expect("the bed is built");
+    let mesh = mesh_on(bed, &MeshOptions { extra: TWICE_POLICY.into(), ..MeshOptions::default() });
+    let (a, b) = (host(&mesh, "a"), host(&mesh, "b"));
+    let report = stream(a, b.v4(), b, paced(500.0), || sleep(patience(Duration::from_secs(8))));
+    println!(
+        "{} of {} lost, by one line it would be {LOSS}; latency p50 {:?}, p99 {:?}",
+        report.lost, report.sent, report.latency.p50, report.latency.p99
+    );
+    assert_eq!(report.duplicated, 0, "copies that come 115 ms apart are known: {report:?}");
+    // Lost twice is lost. The bound is what chance exceeds once in a million runs, and far below one line's loss.
+    let expected = report.sent as f64 * LOSS * LOSS;
+    assert!((report.lost as f64) < expected + 6.0 * expected.sqrt(), "{} of {}", report.lost, report.sent);
+    assert!(report.latency.p50 < Duration::from_millis(60), "the first copy is the faster one: {:?}", report.latency);
+}
+
+/// Share that each line loses.
+const LOSS: f64 = 0.04;
 
 #[test]
 fn what_comes_by_two_paths_is_whole_and_of_every_kind() {
