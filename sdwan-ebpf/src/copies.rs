@@ -212,7 +212,7 @@ fn unmark(skb: Skb, packet: &mut Packet, site: u32) -> Arrived {
 
 #[inline(always)]
 fn unmark_ipv4(skb: Skb, packet: &mut Packet) -> Arrived {
-    // SAFETY: the first twelve of forty bytes exist, and bytes have no alignment.
+    // SAFETY: the first twelve bytes exist, and bytes have no alignment.
     let head = unsafe { &mut *packet.head.as_mut_ptr().cast::<[u8; 12]>() };
     let identification = u16::from_be_bytes([head[4], head[5]]);
     let flags = u16::from_be_bytes([head[6], head[7]]) & !IPV4_FLAG;

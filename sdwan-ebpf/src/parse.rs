@@ -75,8 +75,8 @@ pub struct Packet {
     /// Packets on the wire.
     pub segments: u32,
     /// The IP header: 20 bytes of IPv4, or 40 of IPv6.
-    pub head: [u8; 40],
-    /// Behind the 20 bytes of IPv4 are the first 20 of its payload: one look at the packet is cheaper than two.
+    pub head: [u8; 60],
+    /// Behind the IP header are the first 20 bytes of its payload: one look at the packet is cheaper than two.
     ahead: bool,
     pub ipv6: bool,
     /// IPv4 options, or an IPv6 hop-by-hop header.
@@ -216,9 +216,9 @@ fn tag(skb: Skb, link: &mut Link) -> Result<(), PassReason> {
 
 #[inline(always)]
 fn ipv4(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
-    let ahead = skb.load_into(packet.ip, &mut packet.head);
+    let ahead = skb.load_into::<[u8; 40]>(packet.ip, first(&mut packet.head));
     // A short packet ends before.
-    if !ahead && !skb.load_into::<[u8; 20]>(packet.ip, first_chunk(&mut packet.head)) {
+    if !ahead && !skb.load_into::<[u8; 20]>(packet.ip, first(&mut packet.head)) {
         return Err(PassReason::Unparsed);
     }
     let header = &packet.head;
@@ -261,16 +261,18 @@ fn ipv4(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
     Ok(())
 }
 
-/// The first 20 of the 40 bytes.
+/// The first bytes of the 60.
 #[inline(always)]
-fn first_chunk(head: &mut [u8; 40]) -> &mut [u8; 20] {
+fn first<const BYTES: usize>(head: &mut [u8; 60]) -> &mut [u8; BYTES] {
+    const { assert!(BYTES <= 60) };
     // SAFETY: they exist, and bytes have no alignment.
     unsafe { &mut *head.as_mut_ptr().cast() }
 }
 
 #[inline(always)]
 fn ipv6(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
-    if !skb.load_into(packet.ip, &mut packet.head) {
+    let ahead = skb.load_into(packet.ip, &mut packet.head);
+    if !ahead && !skb.load_into::<[u8; 40]>(packet.ip, first(&mut packet.head)) {
         return Err(PassReason::Unparsed);
     }
     let header = &packet.head;
@@ -322,6 +324,7 @@ fn ipv6(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
     }
     packet.key.protocol = next;
     packet.transport = offset;
+    packet.ahead = ahead && walked == 0;
     Ok(())
 }
 
@@ -339,7 +342,7 @@ fn begin<const BYTES: usize>(skb: Skb, packet: &Packet) -> Option<[u8; BYTES]> {
     let mut bytes = [0; BYTES];
     let mut at = 0;
     while at < BYTES {
-        bytes[at] = packet.head[20 + at];
+        bytes[at] = if packet.ipv6 { packet.head[40 + at] } else { packet.head[20 + at] };
         at += 1;
     }
     Some(bytes)
