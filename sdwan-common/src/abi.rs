@@ -41,6 +41,8 @@ pub mod capacity {
     pub const PATHS: u32 = 8_192;
     /// Entries of `prefixes`, `match_src` and `match_dst`.
     pub const PREFIXES: u32 = 65_536;
+    /// Entries of `moves`.
+    pub const MOVES: u32 = 8_192;
     /// Entries of `fragments`.
     pub const FRAGMENTS: u32 = 16_384;
     /// Entries of `tcp_samples`; a power of two.
@@ -213,6 +215,10 @@ pub struct PathLive {
 pub struct SiteLive {
     /// When a STAMP probe of this site last came in on any path, ns.
     pub last_peer_probe_ns: u64,
+    /// When its last pause began, ns: the last probe before it.
+    pub paused_ns: u64,
+    /// When that pause ended, ns: its silence is held against none of the paths that were probed until then.
+    pub resumed_ns: u64,
 }
 
 /// Value of `site_ids`: who a site number is. Written and read by the daemon, so that numbers survive a restart.
@@ -470,6 +476,18 @@ pub struct CopyStats {
     pub unmarked: u64,
 }
 
+/// Key of `moves`, whose value is a count modulo 2³²: the flows of a path set that left one path for another.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MoveKey {
+    /// Index into `path_sets` (`site * class capacity + class`).
+    pub set: u32,
+    /// Number of the path that they left.
+    pub from: u32,
+    /// Number of the path that they are on.
+    pub to: u32,
+}
+
 /// [`Config::fast_path`] values: how much of the forwarding passes by the stack.
 pub mod fast_path {
     /// None: packets are only marked, and the stack forwards them.
@@ -575,7 +593,7 @@ layout! {
     PrefixEntry: 8, 4, flags @ 4;
     Path: 40, 8, peer_detection_ns @ 32;
     PathLive: 64, 8, padding @ 56;
-    SiteLive: 8, 8, last_peer_probe_ns @ 0;
+    SiteLive: 24, 8, resumed_ns @ 16;
     SiteIdentity: 16, 1, id @ 0;
     Candidate: 8, 4, flags @ 7;
     PathSet: 136, 4, candidates @ 8;
@@ -593,6 +611,7 @@ layout! {
     ClassStats: 32, 8, moves @ 24;
     CopyNumbers: 16, 8, round_ns @ 8;
     CopyStats: 32, 8, unmarked @ 24;
+    MoveKey: 12, 4, to @ 8;
     Config: 64, 8, events_per_second @ 60;
     EventBudget: 16, 8, withheld @ 12;
     Event: 64, 8, flow @ 24;

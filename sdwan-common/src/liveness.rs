@@ -1,6 +1,6 @@
 //! Is a path usable right now? Decided at each packet, so that a broken path is left even when the daemon is dead.
 
-use crate::abi::{Config, Path, PathLive, path_state, peer_flag};
+use crate::abi::{Config, Path, PathLive, SiteLive, path_state, peer_flag};
 use crate::select::CandidateState;
 
 /// Why a path is usable, or isn't.
@@ -48,7 +48,7 @@ pub const fn peer_detection_ns(path: &Path, live: &PathLive) -> u64 {
     }
 }
 
-/// Does the local daemon probe? `site_probe_ns` of [`path_liveness`] counts only while it doesn't.
+/// Does the local daemon probe? `site` of [`path_liveness`] counts only while it doesn't.
 #[inline(always)]
 pub const fn daemon_alive(config: &Config, now_ns: u64) -> bool {
     now_ns.saturating_sub(config.heartbeat_ns) <= config.heartbeat_stale_ns
@@ -68,10 +68,10 @@ pub fn candidate_state(live: &PathLive, liveness: Liveness) -> Option<CandidateS
 
 /// Decides about one path.
 ///
-/// `site_probe_ns` is when the path's site last probed us on any path; `now_ns` is the time, both of
-/// `CLOCK_MONOTONIC`. A coarse clock may lag behind the stamps: differences saturate at zero.
+/// `site` is when the path's site probed us on any path; `now_ns` is the time of `CLOCK_MONOTONIC`. A coarse clock may lag
+/// behind the stamps: differences saturate at zero.
 #[inline(always)]
-pub fn path_liveness(path: &Path, live: &PathLive, site_probe_ns: u64, config: &Config, now_ns: u64) -> Liveness {
+pub fn path_liveness(path: &Path, live: &PathLive, site: &SiteLive, config: &Config, now_ns: u64) -> Liveness {
     if path.state != path_state::UP && path.state != path_state::DOWN {
         return Liveness::Disabled;
     }
@@ -91,14 +91,32 @@ pub fn path_liveness(path: &Path, live: &PathLive, site_probe_ns: u64, config: &
     if peer_detection == 0 {
         return written;
     }
-    let here = now_ns.saturating_sub(live.last_peer_probe_ns) <= peer_detection;
-    let elsewhere = now_ns.saturating_sub(site_probe_ns) <= peer_detection;
+    // A peer that goes on after a pause probes one path a little earlier than another: the pause counts against none that
+    // was probed until then.
+    let paused =
+        site.resumed_ns > live.last_peer_probe_ns && !missed(site.paused_ns, live.last_peer_probe_ns, peer_detection);
+    let heard_ns = if paused { site.resumed_ns } else { live.last_peer_probe_ns };
+    let here = now_ns.saturating_sub(heard_ns) <= peer_detection;
+    let elsewhere = now_ns.saturating_sub(site.last_peer_probe_ns) <= peer_detection;
     // A peer that stopped probed one path a little later than another: nothing is missed on that one.
-    if here || elsewhere && !missed(site_probe_ns, live.last_peer_probe_ns, peer_detection) {
+    if here || elsewhere && !missed(site.last_peer_probe_ns, heard_ns, peer_detection) {
         let heard = live.peer_flags & peer_flag::HEARS != 0;
         return if heard { Liveness::AliveByPeer } else { Liveness::SilentByPeer };
     }
     if elsewhere { Liveness::SilentByPeer } else { written }
+}
+
+impl SiteLive {
+    /// A probe of the site came in on some path at `now_ns`. `said_ns` is how long it wants to be waited for, 0 when it
+    /// doesn't say; a probe that is later than that makes the time before a pause.
+    #[inline(always)]
+    pub const fn probed(&mut self, said_ns: u64, now_ns: u64) {
+        if said_ns != 0 && missed(now_ns, self.last_peer_probe_ns, said_ns) {
+            self.paused_ns = self.last_peer_probe_ns;
+            self.resumed_ns = now_ns;
+        }
+        self.last_peer_probe_ns = now_ns;
+    }
 }
 
 /// Is anything missed on a path that was heard last at `heard_ns`, by somebody who gave a sign at `sign_ns`? Only if they

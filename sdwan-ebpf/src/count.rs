@@ -1,9 +1,11 @@
 //! Counters, all per CPU.
 
-use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
+use aya_ebpf::bindings::{BPF_NOEXIST, TC_ACT_OK, TC_ACT_SHOT};
+use sdwan_common::abi::MoveKey;
 use sdwan_common::counters::{DropReason, PassReason};
 
-use crate::maps::{CLASS_STATS, COPY_STATS, DROPS, PASSES, PATH_STATS};
+use crate::atomic::fetch_add;
+use crate::maps::{CLASS_STATS, COPY_STATS, DROPS, MOVES, PASSES, PATH_STATS};
 
 /// Counts a packet that goes to the stack, and returns the verdict.
 #[inline(always)]
@@ -101,5 +103,23 @@ pub fn copied(class: u16, what: Copied, packets: u64) {
                 Copied::Unmarked => (*stats).unmarked += packets,
             }
         }
+    }
+}
+
+/// Counts a flow that left a path for another.
+#[inline(never)]
+pub fn moved(set: u32, from: u32, to: u32) {
+    let key = MoveKey { set, from, to };
+    if MOVES.get_ptr_mut(&key).is_none() {
+        let mut none = 0;
+        // SAFETY: a mutable reference is valid for writes. Volatile, so that it lies on the stack: of a constant in the
+        // object's read-only data the kernel was seen to take another one.
+        unsafe { core::ptr::write_volatile(&raw mut none, 0) };
+        // Another CPU may have been first: its entry stays.
+        let _ = MOVES.insert(&key, &none, u64::from(BPF_NOEXIST));
+    }
+    if let Some(count) = MOVES.get_ptr_mut(&key) {
+        // SAFETY: the entry may be evicted meanwhile; it stays valid memory, and it is aligned.
+        unsafe { fetch_add(count, 1) };
     }
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use sdwan_common::abi::{
-    Address, Config, Flow, NO_PATH, PathLive, PathSet, PrefixEntry, RuleSet, SITE_LOCAL, ZoneKey, prefix_flag,
+    Address, Config, Flow, NO_PATH, PathLive, PathSet, PrefixEntry, RuleSet, SITE_LOCAL, SiteLive, ZoneKey, prefix_flag,
 };
 use sdwan_common::classify::{Dimensions, Facts, classify};
 use sdwan_common::counters::PassReason;
@@ -144,7 +144,8 @@ fn choose(
 /// Writes a decision into the flow's entry. Has it moved?
 #[inline(always)]
 fn update(flow: &mut Flow, decision: &Decision, epochs: Epochs) -> bool {
-    let moved = flow.path != decision.path;
+    let old_path = flow.path;
+    let moved = old_path != decision.path;
     flow.path = decision.path;
     flow.second = NO_PATH;
     flow.set = decision.set;
@@ -155,6 +156,7 @@ fn update(flow: &mut Flow, decision: &Decision, epochs: Epochs) -> bool {
     if moved {
         flow.moves = flow.moves.wrapping_add(1);
         count::decided(decision.class, true);
+        count::moved(decision.set, old_path, decision.path);
     }
     moved
 }
@@ -225,13 +227,13 @@ pub fn look(number: u32, config: &Config, now_ns: u64) -> Option<(*mut PathLive,
     let path = PATHS.get(number)?;
     let live = PATH_LIVE.get_ptr_mut(number)?;
     // Only a dead daemon's paths rest on the site's probes.
-    let site_probe_ns = if daemon_alive(config, now_ns) {
-        0
+    let site = if daemon_alive(config, now_ns) {
+        SiteLive::default()
     } else {
-        SITE_LIVE.get(path.site).map_or(0, |site| site.last_peer_probe_ns)
+        SITE_LIVE.get(path.site).copied().unwrap_or_default()
     };
     // SAFETY: a value of an array map lives as long as the map.
-    let liveness = path_liveness(path, unsafe { &*live }, site_probe_ns, config, now_ns);
+    let liveness = path_liveness(path, unsafe { &*live }, &site, config, now_ns);
     Some((live, liveness))
 }
 

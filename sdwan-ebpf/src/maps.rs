@@ -5,8 +5,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use sdwan_common::abi::{
     Address, Class, ClassStats, Config, CopyNumbers, CopyStats, EventBudget, Flow, FlowKey, FragmentKey, FragmentPorts,
-    MAX_RULES, MAX_ZONES, Path, PathLive, PathSet, PathStats, PrefixEntry, Rule, RuleSet, SiteIdentity, SiteLive,
-    TcpRtt, TcpSample, TunnelPathKey, Zone, ZoneKey, capacity,
+    MAX_RULES, MAX_ZONES, MoveKey, Path, PathLive, PathSet, PathStats, PrefixEntry, Rule, RuleSet, SiteIdentity,
+    SiteLive, TcpRtt, TcpSample, TunnelPathKey, Zone, ZoneKey, capacity,
 };
 use sdwan_common::counters::{DropReason, PassReason};
 
@@ -98,6 +98,9 @@ pub static COPIES_SEEN: Array<u64, { capacity::COPIES_SEEN as usize }> = Array::
 
 #[btf_map(name = "copy_stats")]
 pub static COPY_STATS: PerCpuArray<CopyStats, { capacity::CLASSES as usize }> = PerCpuArray::new();
+
+#[btf_map(name = "moves")]
+pub static MOVES: LruHashMap<MoveKey, u32, { capacity::MOVES as usize }> = LruHashMap::new();
 
 #[btf_map(name = "tcp_samples")]
 pub static TCP_SAMPLES: Array<TcpSample, { capacity::TCP_SAMPLES as usize }> = Array::new();

@@ -70,7 +70,7 @@ pub fn reflect(
         (*live).peer_detection_ns = extension.map_or(0, Extension::detection_ns);
         (*live).last_peer_probe_ns = received_ns;
         if let Some(site) = site {
-            (*site.as_ptr()).last_peer_probe_ns = received_ns;
+            (*site.as_ptr()).probed((*live).peer_detection_ns, received_ns);
         }
         fetch_add(&raw mut (*live).reflected, 1)
     };

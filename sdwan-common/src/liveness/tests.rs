@@ -22,6 +22,32 @@ fn live(last_reply_ns: u64, last_peer_probe_ns: u64, peer_flags: u32) -> PathLiv
     PathLive { last_reply_ns, last_peer_probe_ns, peer_flags, ..PathLive::default() }
 }
 
+fn site_at(last_peer_probe_ns: u64) -> SiteLive {
+    SiteLive { last_peer_probe_ns, ..SiteLive::default() }
+}
+
+#[test]
+fn a_peer_that_goes_on_after_a_pause_is_given_the_time_to_probe_every_path() {
+    let dead = config(NOW - STALE - 1);
+    // It probed another path first, just now; here the last probe is from before the pause.
+    let mut site = site_at(OLD + 1);
+    site.probed(PEER_DETECTION, NOW);
+    assert_eq!((site.paused_ns, site.resumed_ns, site.last_peer_probe_ns), (OLD + 1, NOW, NOW));
+    let seen =
+        |site: &SiteLive, probed, flags, now| path_liveness(&path(UP), &live(OLD, probed, flags), site, &dead, now);
+    assert_eq!(seen(&site_at(NOW), OLD, HEARS, NOW), SilentByPeer, "it made no pause");
+    assert_eq!(seen(&site, OLD, HEARS, NOW), AliveByPeer);
+    assert_eq!(seen(&site, OLD, 0, NOW), SilentByPeer, "it said that it didn't hear us");
+    assert_eq!(seen(&site, OLD - PEER_DETECTION, HEARS, NOW), SilentByPeer, "it had stopped here before");
+    let later = NOW + PEER_DETECTION + 1;
+    site.probed(PEER_DETECTION, NOW + PEER_DETECTION / 2);
+    site.probed(PEER_DETECTION, later);
+    assert_eq!(site.resumed_ns, NOW, "no more than a lost probe or two");
+    assert_eq!(seen(&site, OLD, HEARS, later), SilentByPeer, "it had the time");
+    site.probed(0, later + 10 * PEER_DETECTION);
+    assert_eq!(site.resumed_ns, NOW, "one that doesn't say how long it is to be waited for");
+}
+
 #[test]
 fn the_table_of_all_cases_holds() {
     let alive = config(NOW);
@@ -55,7 +81,7 @@ fn the_table_of_all_cases_holds() {
         (DOWN, dead, OLD, OLD, 0, OLD, Down),
     ];
     for (number, (state, config, reply, probe, flags, site, expected)) in table.into_iter().enumerate() {
-        let found = path_liveness(&path(state), &live(reply, probe, flags), site, &config, NOW);
+        let found = path_liveness(&path(state), &live(reply, probe, flags), &site_at(site), &config, NOW);
         assert_eq!(found, expected, "row {number}");
     }
 }
@@ -70,7 +96,7 @@ fn a_peer_that_probes_slower_or_faster_than_we_do_is_waited_for_as_it_says() {
     let seen = |said, age, flags| {
         let live = PathLive { peer_detection_ns: said, ..live(0, now - age, flags) };
         // The peer's daemon lives: its probes come in on another path.
-        path_liveness(&path, &live, now, &dead, now)
+        path_liveness(&path, &live, &site_at(now), &dead, now)
     };
     for said in [1_500 * MS, 60 * MS] {
         assert_eq!(seen(said, said, HEARS), AliveByPeer, "{said} was said, and isn't over");
@@ -111,16 +137,16 @@ fn only_the_living_are_usable() {
 #[test]
 fn a_detection_time_of_zero_switches_the_check_off() {
     let unchecked = Path { detection_ns: 0, peer_detection_ns: 0, ..path(UP) };
-    assert_eq!(path_liveness(&unchecked, &live(0, 0, 0), 0, &config(NOW), NOW), Alive);
-    assert_eq!(path_liveness(&unchecked, &live(0, NOW, 0), NOW, &config(0), NOW), FailStatic);
+    assert_eq!(path_liveness(&unchecked, &live(0, 0, 0), &site_at(0), &config(NOW), NOW), Alive);
+    assert_eq!(path_liveness(&unchecked, &live(0, NOW, 0), &site_at(NOW), &config(0), NOW), FailStatic);
     let unchecked = Path { state: DOWN, ..unchecked };
-    assert_eq!(path_liveness(&unchecked, &live(0, NOW, HEARS), NOW, &config(0), NOW), Down);
+    assert_eq!(path_liveness(&unchecked, &live(0, NOW, HEARS), &site_at(NOW), &config(0), NOW), Down);
 }
 
 #[test]
 fn stamps_ahead_of_a_coarse_clock_are_fresh() {
-    assert_eq!(path_liveness(&path(UP), &live(NOW + 4, 0, 0), 0, &config(NOW + 4), NOW), Alive);
-    assert_eq!(path_liveness(&path(UP), &live(0, NOW + 4, HEARS), NOW + 4, &config(0), NOW), AliveByPeer);
+    assert_eq!(path_liveness(&path(UP), &live(NOW + 4, 0, 0), &site_at(0), &config(NOW + 4), NOW), Alive);
+    assert_eq!(path_liveness(&path(UP), &live(0, NOW + 4, HEARS), &site_at(NOW + 4), &config(0), NOW), AliveByPeer);
 }
 
 #[test]
@@ -128,7 +154,7 @@ fn a_dead_daemons_site_stamp_does_not_count_while_it_lives() {
     assert!(daemon_alive(&config(NOW - STALE), NOW));
     assert!(!daemon_alive(&config(NOW - STALE - 1), NOW));
     for site in [0, OLD, FRESH, NOW] {
-        assert_eq!(path_liveness(&path(UP), &live(FRESH, OLD, 0), site, &config(NOW), NOW), Alive);
+        assert_eq!(path_liveness(&path(UP), &live(FRESH, OLD, 0), &site_at(site), &config(NOW), NOW), Alive);
     }
 }
 

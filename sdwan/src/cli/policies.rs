@@ -101,7 +101,8 @@ struct PolicyArgs {
     /// best: all flows on the best path; balance: spread by weight; duplicate: each packet by two paths [default: best]
     #[arg(long, value_parser = from_name::<Mode>)]
     mode: Option<Mode>,
-    /// until-better or until-end: whether flows move to a better path [default: until-better]
+    /// until-better: flows move to a path that is better, or that comes back, after a hold; until-end: they stay on theirs
+    /// as long as it works and keeps the SLA [default: until-better]
     #[arg(long, value_parser = from_name::<Sticky>)]
     sticky: Option<Sticky>,
     /// DSCP to write into the packets
@@ -288,7 +289,7 @@ fn add_offline(context: &Context, policies: &[Policy], replace: bool) -> anyhow:
 
 /// The table.
 pub(super) fn render(policies: &[PolicyView], output: &Output) -> String {
-    let mut table = output.table(&["PRIORITY", "POLICY", "MATCH", "PREFERS", "FROM", "PACKETS"]);
+    let mut table = output.table(&["PRIORITY", "POLICY", "MATCH", "PREFERS", "STICKY", "FROM", "PACKETS"]);
     for view in policies {
         let policy = &view.policy;
         let matches: Vec<String> = policy.matches.iter().map(describe).collect();
@@ -310,6 +311,7 @@ pub(super) fn render(policies: &[PolicyView], output: &Output) -> String {
             label.into(),
             if matches.is_empty() { "everything".into() } else { matches.join("\n") }.into(),
             prefers.into(),
+            name(serde_json::to_value(policy.sticky)).into(),
             match view.source {
                 PolicySource::BuiltIn => "built-in",
                 PolicySource::File => "file",

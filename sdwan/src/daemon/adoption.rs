@@ -117,12 +117,23 @@ impl Core {
         self.interfaces = tunnels.collect();
         let ready = self.prober.reconcile(&self.interfaces);
         let now = clock::now();
+        self.recall_choices(now);
         self.engine.handle(Input::Tunnels(ready), now);
         self.recall_mtus(now);
         let remembered = self.store.health().moved_aside.is_none();
         let patience = self.config.discovery.inactive_after;
         let sites = self.engine.sites().count();
         self.phase = Phase::after_recall(!self.interfaces.is_empty(), remembered, sites, patience, now);
+    }
+
+    /// Takes the path that each class is on: a daemon that starts knows too little to choose another.
+    fn recall_choices(&mut self, now: Time) {
+        let classes = self.engine.compilation().classes.len() as u32;
+        match self.reader.taken(classes, self.config.dataplane.classes) {
+            Ok(taken) if !taken.is_empty() => self.engine.handle(Input::Taken(taken), now),
+            Ok(_) => {}
+            Err(error) => warn!("the paths of the classes are chosen anew: {error}"),
+        }
     }
 
     /// Takes the MTU of each path that is narrower than its interfaces: large packets shall not vanish again until the

@@ -27,7 +27,7 @@ use crate::measure::clock;
 /// Flows looked at for one question.
 const FLOW_SCAN: usize = 1 << 20;
 
-fn locked(reader: &Arc<Mutex<Reader>>) -> MutexGuard<'_, Reader> {
+pub(super) fn locked(reader: &Arc<Mutex<Reader>>) -> MutexGuard<'_, Reader> {
     reader.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -130,6 +130,7 @@ pub struct Core {
     pub(super) phase: Phase,
     pub(super) history: super::history::History,
     pub(super) traffic: super::traffic::Traffic,
+    pub(super) moves: super::moves::Moves,
 }
 
 /// What a core is made from.
@@ -195,6 +196,7 @@ impl Core {
             phase: Phase::Recalling,
             history: super::history::History::default(),
             traffic: super::traffic::Traffic::default(),
+            moves: super::moves::Moves::default(),
         }
     }
 
@@ -204,8 +206,10 @@ impl Core {
         let mut refresh = interval(REFRESH);
         let mut record = interval(RECORD);
         let mut traffic = interval(TRAFFIC);
+        let mut moves = interval(super::moves::LOOK);
+        let (counts, mut counted) = mpsc::channel(1);
         let mut storage = StorageWatch::new(&self.store);
-        for timer in [&mut heartbeat, &mut refresh, &mut record, &mut traffic] {
+        for timer in [&mut heartbeat, &mut refresh, &mut record, &mut traffic, &mut moves] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let snapshot = inbox.snapshots.borrow_and_update().clone();
@@ -257,6 +261,8 @@ impl Core {
                 _ = refresh.tick() => self.publish(),
                 _ = record.tick() => self.record(),
                 _ = traffic.tick() => self.look_for_traffic(),
+                Some(found) = counted.recv() => self.moves_counted(&found),
+                _ = moves.tick() => self.look_for_moves(&counts),
             }
         }
     }

@@ -13,7 +13,6 @@ use crate::api::views::{CandidateView, ExplainView, VERSION};
 use crate::dataplane::{FlowRecord, Reader};
 use crate::engine::path::PathState;
 use crate::engine::policy::Mode;
-use crate::engine::score::complies;
 use crate::engine::sets::Tier;
 use crate::engine::types::SiteId;
 use crate::engine::{Engine, Time};
@@ -138,7 +137,7 @@ fn candidates(
         let path: Path = reader.path(candidate.path)?;
         let live = reader.path_counters(candidate.path)?.live;
         let site = reader.site_live(path.site)?;
-        let liveness = path_liveness(&path, &live, site.last_peer_probe_ns, config, now.0);
+        let liveness = path_liveness(&path, &live, &site, config, now.0);
         seen.push(Seen { number: candidate.path, rank: candidate.rank, weight: candidate.weight, live, liveness });
     }
     Ok(seen)
@@ -149,7 +148,7 @@ fn candidate_view(engine: &Engine, names: &Names, class: u16, seen: &Seen) -> Op
     let site = engine.site(&path_names.path.site)?;
     let tunnel = path_names.path.tunnel;
     let spec = engine.compilation().classes.get(usize::from(class))?;
-    let rated = site.rated(spec).into_iter().find(|rated| rated.tunnel == tunnel);
+    let rated = site.rated(class, spec).into_iter().find(|rated| rated.tunnel == tunnel);
     let path = site.path(tunnel);
     Some(CandidateView {
         number: seen.number,
@@ -162,12 +161,7 @@ fn candidate_view(engine: &Engine, names: &Names, class: u16, seen: &Seen) -> Op
         liveness: liveness_text(seen.liveness).into(),
         usable: seen.liveness.usable(),
         score: rated.map_or(0.0, |rated| rated.score),
-        complies: match (rated, path) {
-            (Some(rated), Some(path)) if rated.tier != Tier::Down => {
-                complies(&spec.sla, path.quality(), path.capacity())
-            }
-            _ => false,
-        },
+        complies: rated.is_some_and(|rated| rated.tier <= Tier::Degraded),
     })
 }
 

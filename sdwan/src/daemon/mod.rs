@@ -7,6 +7,7 @@ mod core;
 pub mod desired;
 mod explain;
 mod history;
+mod moves;
 mod mtu;
 mod names;
 mod plane;

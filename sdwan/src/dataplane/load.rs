@@ -11,8 +11,8 @@ use aya_obj::Map;
 use aya_obj::generated::bpf_map_type;
 use sdwan_common::abi::{
     self, ABI_VERSION, Class, ClassStats, Config, CopyNumbers, CopyStats, Flow, FlowKey, FragmentKey, FragmentPorts,
-    MAX_RULES, MAX_ZONES, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SiteIdentity, SiteLive,
-    TcpRtt, TcpSample, TunnelPathKey, Zone, ZoneKey, capacity,
+    MAX_RULES, MAX_ZONES, MoveKey, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SiteIdentity,
+    SiteLive, TcpRtt, TcpSample, TunnelPathKey, Zone, ZoneKey, capacity,
 };
 use sdwan_common::counters::{DropReason, PassReason};
 use tracing::info;
@@ -167,6 +167,7 @@ fn shapes(capacities: &Capacities) -> Vec<Shape> {
         shape::<u32, Class>("classes", capacities.classes),
         shape::<ZoneKey, Zone>("zones", 1_024),
         shape::<TunnelPathKey, u32>("tunnel_paths", capacities.paths),
+        shape::<MoveKey, u32>("moves", capacity::MOVES),
         shape::<FragmentKey, FragmentPorts>("fragments", capacity::FRAGMENTS),
         shape::<u32, PathStats>("path_stats", capacities.paths),
         shape::<u32, ClassStats>("class_stats", capacities.classes),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use sdwan_common::abi::{
-    ClassStats, Config, CopyStats, Flow, FlowKey, Path, PathLive, PathSet, PathStats, SiteIdentity, SiteLive, TcpRtt,
-    path_state,
+    ClassStats, Config, CopyStats, Flow, FlowKey, MoveKey, Path, PathLive, PathSet, PathStats, SiteIdentity, SiteLive,
+    TcpRtt, capacity, path_state,
 };
 use sdwan_common::counters::{DropReason, PassReason};
 
@@ -67,6 +67,7 @@ impl TcpRttSummary {
 /// Read access to the pinned maps, independent of the writer.
 pub struct Reader {
     flows: HashMap<MapData, FlowKey, Flow>,
+    moves: HashMap<MapData, MoveKey, u32>,
     paths: Array<MapData, Path>,
     path_live: Array<MapData, PathLive>,
     site_live: Array<MapData, SiteLive>,
@@ -92,6 +93,7 @@ impl Reader {
         }
         Ok(Self {
             flows: HashMap::try_from(Map::LruHashMap(open(layout, "flows")?)).map_err(fail("open", "flows"))?,
+            moves: HashMap::try_from(Map::LruHashMap(open(layout, "moves")?)).map_err(fail("open", "moves"))?,
             paths: array(layout, "paths")?,
             path_live: array(layout, "path_live")?,
             site_live: array(layout, "site_live")?,
@@ -112,6 +114,12 @@ impl Reader {
     pub fn flows(&self, scan: usize, limit: usize, mut keep: impl FnMut(&FlowRecord) -> bool) -> Vec<FlowRecord> {
         let records = self.flows.iter().take(scan).filter_map(Result::ok).map(|(key, flow)| FlowRecord { key, flow });
         records.filter(|record| keep(record)).take(limit).collect()
+    }
+
+    /// How many flows left one path for another, modulo 2³², for each pair of paths of a set that any did lately. Entries
+    /// that vanish while they are read are left out.
+    pub fn moves(&self) -> Vec<(MoveKey, u32)> {
+        self.moves.iter().take(capacity::MOVES as usize).filter_map(Result::ok).collect()
     }
 
     /// Flows in the table, up to `scan`.
@@ -135,20 +143,37 @@ impl Reader {
 
     /// The largest packet of each path that is in the maps, bytes.
     pub fn mtus(&self) -> Result<Vec<(PathKey, u16)>, Error> {
-        let sites: Result<Vec<_>, _> = self.site_ids.iter().collect();
-        let sites = sites.map_err(fail("read", "site_ids"))?;
+        let sites = self.sites()?;
         let mut mtus = Vec::new();
         for path in self.paths.iter() {
             let path = path.map_err(fail("read", "paths"))?;
-            let uplinks = (UplinkIndex::new(path.local_uplink), UplinkIndex::new(path.remote_uplink));
-            if let (Some(local), Some(remote)) = uplinks
-                && let Some(site) = sites.get(path.site as usize)
-                && path.state != path_state::UNUSED
-            {
-                mtus.push((PathKey { site: SiteId(site.id), tunnel: TunnelKey { local, remote } }, path.mtu));
-            }
+            mtus.extend(path_key(&path, &sites).map(|key| (key, path.mtu)));
         }
         Ok(mtus)
+    }
+
+    /// The path that each of the first `classes` classes, by number, takes first to each site. `class_capacity` is the row
+    /// length of `path_sets`.
+    pub fn taken(&self, classes: u32, class_capacity: u32) -> Result<Vec<(PathKey, u16)>, Error> {
+        let sites = self.sites()?;
+        let mut taken = Vec::new();
+        for (number, _) in (0..).zip(&sites).filter(|(_, site)| site.id != [0; 16]) {
+            for class in 0..classes.min(class_capacity) {
+                let set = self.path_set(number * class_capacity + class)?;
+                if set.count == 0 {
+                    continue;
+                }
+                let path = self.path(set.candidates[0].path)?;
+                let key = path_key(&path, &sites).filter(|_| path.site == number);
+                taken.extend(key.map(|key| (key, class as u16)));
+            }
+        }
+        Ok(taken)
+    }
+
+    fn sites(&self) -> Result<Vec<SiteIdentity>, Error> {
+        let sites: Result<Vec<_>, _> = self.site_ids.iter().collect();
+        sites.map_err(fail("read", "site_ids"))
     }
 
     /// Counters and liveness of a path.
@@ -233,6 +258,14 @@ impl Reader {
     pub fn config(&self) -> Result<Config, Error> {
         self.config.get(&0, 0).map_err(fail("read", "config"))
     }
+}
+
+/// Which path a record is of; `None` for a free slot.
+fn path_key(path: &Path, sites: &[SiteIdentity]) -> Option<PathKey> {
+    let tunnel =
+        TunnelKey { local: UplinkIndex::new(path.local_uplink)?, remote: UplinkIndex::new(path.remote_uplink)? };
+    let site = sites.get(path.site as usize).filter(|_| path.state != path_state::UNUSED)?;
+    Some(PathKey { site: SiteId(site.id), tunnel })
 }
 
 fn counters(

@@ -57,6 +57,8 @@ pub struct Engine {
     uplinks: Vec<LocalUplink>,
     tunnels: BTreeSet<TunnelKey>,
     sites: BTreeMap<SiteId, Site>,
+    /// Paths that classes took before, of sites that aren't active yet.
+    taken: BTreeMap<SiteId, Vec<(u16, TunnelKey)>>,
     compilation: Arc<Compilation>,
     probes: BinaryHeap<Reverse<(Time, PathKey)>>,
     wakes: BinaryHeap<Reverse<(Time, SiteId)>>,
@@ -79,6 +81,7 @@ impl Engine {
             uplinks: Vec::new(),
             tunnels: BTreeSet::new(),
             sites: BTreeMap::new(),
+            taken: BTreeMap::new(),
             compilation,
             probes: BinaryHeap::new(),
             wakes: BinaryHeap::new(),
@@ -175,6 +178,14 @@ impl Engine {
         match input {
             Input::Site(remote) => self.site_announced(remote, now),
             Input::SiteGone { site, gone } => self.site_gone(&site, &gone),
+            Input::Taken(paths) => {
+                for (path, class) in paths {
+                    match self.sites.get_mut(&path.site) {
+                        Some(site) => site.adopt(class, path.tunnel),
+                        None => self.taken.entry(path.site).or_default().push((class, path.tunnel)),
+                    }
+                }
+            }
             Input::Uplinks(uplinks) => self.uplinks_changed(uplinks, now),
             Input::Tunnels(tunnels) => {
                 self.tunnels = tunnels;
@@ -381,7 +392,11 @@ impl Engine {
             None => {
                 let message = format!("site {} is active, with {} uplinks", remote.name, remote.uplinks.len());
                 self.changes.events.push(EngineEvent::new(EventKind::SiteUp, message).with_site(id));
-                self.sites.insert(id, Site::new(remote, now));
+                let mut site = Site::new(remote, now);
+                for (class, tunnel) in self.taken.remove(&id).unwrap_or_default() {
+                    site.adopt(class, tunnel);
+                }
+                self.sites.insert(id, site);
             }
         }
         self.refresh_paths(now);

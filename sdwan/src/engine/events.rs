@@ -55,6 +55,8 @@ kinds! {
     PathSilent = "path-silent",
     /// A class of traffic to a site moved to another path.
     ClassMoved = "class-moved",
+    /// Flows of a class moved to another path: how many.
+    FlowsMoved = "flows-moved",
     /// A local uplink came up.
     UplinkUp = "uplink-up",
     /// A local uplink went down.

@@ -25,6 +25,8 @@ pub enum Input {
         /// In what way.
         gone: Gone,
     },
+    /// The paths that the classes, by number, took before this daemon started. Comes before the sites' paths answer.
+    Taken(Vec<(PathKey, u16)>),
     /// The state of all local uplinks.
     Uplinks(Vec<LocalUplink>),
     /// The tunnels whose interface exists.

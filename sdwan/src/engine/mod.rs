@@ -20,6 +20,7 @@ pub mod sets;
 pub mod settings;
 mod site;
 mod stall;
+mod standing;
 #[cfg(test)]
 mod tests;
 pub mod time;

@@ -113,7 +113,10 @@ pub struct Path {
     told_detection: Duration,
     usable_uplink: Result<(), Cause>,
     quality: Quality,
-    degraded: bool,
+    /// Below the score that is good enough, in whatever state.
+    poor: bool,
+    /// Whether it was told to be degraded.
+    told_degraded: bool,
     capacity: KnownCapacity,
     mtu: u16,
     /// Largest inner packet by the interfaces and the configuration, bytes.
@@ -142,7 +145,8 @@ impl Path {
             told_detection: Duration::ZERO,
             usable_uplink: Ok(()),
             quality: Quality::default(),
-            degraded: false,
+            poor: false,
+            told_degraded: false,
             capacity: KnownCapacity::declared(capacity),
             mtu,
             configured_mtu: mtu,
@@ -178,7 +182,7 @@ impl Path {
 
     /// Up, but below the score that is good enough.
     pub fn degraded(&self) -> bool {
-        self.degraded
+        self.state == PathState::Up && self.poor
     }
 
     /// Capacity towards the peer, bit/s, if known.
@@ -311,9 +315,13 @@ impl Path {
         grew
     }
 
-    /// Do we hear the peer on this path? Goes into each probe.
+    /// Do we hear the peer on this path? Goes into each probe. A daemon that has just started can't tell before the first
+    /// answers could be there, and mustn't say that it doesn't: a peer whose own daemon is away, too, would leave the path.
     pub fn hears(&self, now: Time, settings: &Settings) -> bool {
-        !self.silent_for(now, self.detection(settings))
+        match self.last_answer {
+            None => now.since(self.since) <= ANSWER_WITHIN[0],
+            Some(_) => !self.silent_for(now, self.detection(settings)),
+        }
     }
 
     /// The driver came `late` by so much: nothing was sent meanwhile, and what was answered is still to be read.
@@ -427,10 +435,13 @@ impl Path {
         self.quality = self.estimator.quality(now);
         self.quality.data_loss = self.direct.loss(now);
         self.quality.recent_loss = self.estimator.recent_loss(now).max(self.direct.recent_loss(now));
+        self.quality.proven_loss = self.estimator.proven_loss(now).max(self.direct.proven_loss(now));
         // Some hysteresis: a score that sways around the bound is no event.
-        let bound = if self.degraded { DEGRADED_BELOW + 5.0 } else { DEGRADED_BELOW };
-        let degraded = self.state == PathState::Up && path_score(&self.quality) < bound;
-        std::mem::replace(&mut self.degraded, degraded) != degraded
+        let bound = if self.poor { DEGRADED_BELOW + 5.0 } else { DEGRADED_BELOW };
+        // A path that is held is rated, too: it comes up as what it is.
+        self.poor = path_score(&self.quality) < bound;
+        let degraded = self.degraded();
+        std::mem::replace(&mut self.told_degraded, degraded) != degraded
     }
 
     /// How long the path must answer before it is up again.
@@ -448,6 +459,7 @@ impl Path {
         self.estimator.forget_loss(settings.loss_window);
         self.quality.loss = Loss::default();
         self.quality.recent_loss = 0.0;
+        self.quality.proven_loss = 0.0;
         self.direct = DirectLoss::new(settings.loss_window);
     }
 
@@ -468,7 +480,7 @@ impl Path {
             self.penalty = self.decayed_penalty(now, settings) + 1.0;
             self.penalty_at = now;
         }
-        self.degraded = false;
+        self.told_degraded = false;
         self.go(PathState::Down, cause, now)
     }
 

@@ -83,13 +83,17 @@ pub fn class_score(preference: Preference, quality: &Quality, surroundings: &Sur
 }
 
 /// Does the path keep the bounds? An unknown capacity breaks no bound: nothing was measured against it.
-pub fn complies(sla: &Sla, quality: &Quality, capacity: Option<u64>) -> bool {
+///
+/// `broken`: it didn't so far. Of a path that kept them the loss must be proven; one that broke them keeps them again when
+/// no more loss is seen than is allowed. Between the two lies what chance does to a count of probes.
+pub fn complies(sla: &Sla, quality: &Quality, capacity: Option<u64>, broken: bool) -> bool {
     let Some(rtt) = quality.rtt else { return sla.is_empty() };
+    let loss = if broken { quality.worst_loss().max(quality.recent_loss) } else { quality.proven_loss };
     let within = |bound: Option<f64>, value: f64| bound.is_none_or(|bound| value <= bound);
     within(sla.latency_ms, milliseconds(rtt))
         && within(sla.jitter_ms, milliseconds(quality.jitter()))
-        && within(sla.loss_pct, quality.worst_loss().max(quality.recent_loss) * 100.0)
-        && sla.mos.is_none_or(|least| mean_opinion_score(Codec::G711, quality).is_some_and(|mos| mos >= least))
+        && within(sla.loss_pct, loss * 100.0)
+        && sla.mos.is_none_or(|least| opinion_at(Codec::G711, quality, loss).is_some_and(|mos| mos >= least))
         && match (sla.bandwidth_mbps, capacity) {
             (Some(least), Some(capacity)) => capacity as f64 >= least * 1e6,
             _ => true,
@@ -99,6 +103,10 @@ pub fn complies(sla: &Sla, quality: &Quality, capacity: Option<u64>) -> bool {
 /// Mean opinion score of a call over the path, 1.0..=4.5 ([`emodel`](super::emodel)): the worse direction's loss, half
 /// the RTT, and a jitter buffer of twice the jitter. `None` before the first answer.
 pub fn mean_opinion_score(codec: Codec, quality: &Quality) -> Option<f64> {
-    let call = Call { delay: quality.rtt? / 2 + 2 * quality.jitter(), loss: quality.worst_loss(), burst_ratio: 1.0 };
+    opinion_at(codec, quality, quality.worst_loss())
+}
+
+fn opinion_at(codec: Codec, quality: &Quality, loss: f64) -> Option<f64> {
+    let call = Call { delay: quality.rtt? / 2 + 2 * quality.jitter(), loss, burst_ratio: 1.0 };
     Some(opinion(rating(codec, &call)))
 }

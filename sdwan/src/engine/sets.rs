@@ -1,7 +1,10 @@
 //! Path sets: which paths a class takes to a site, in ranks, and when that changes.
 //!
 //! A class leaves its path at once when the path is down; after a hold when the path breaks the SLA, is degraded, or
-//! another one is better by a margin. Nothing else moves it.
+//! another one is better by a margin. Nothing else moves it. What a path counts as, and how it is damped when that changes
+//! too often, is in `standing.rs`.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +12,7 @@ use sdwan_common::abi::MAX_CANDIDATES;
 
 use super::policy::{ClassSpec, Mode, Sticky};
 use super::settings::Settings;
+use super::standing::Standing;
 use super::time::Time;
 use super::types::TunnelKey;
 
@@ -97,7 +101,11 @@ pub struct Set {
     candidates: Vec<Ranked>,
     keep_rank: u8,
     first: Option<TunnelKey>,
-    challenged: Option<(MoveReason, Time)>,
+    /// The first path is that of an earlier daemon, and the paths are only just coming up.
+    adopted: bool,
+    standings: Vec<Standing>,
+    /// Why it is to move, since when, and for how long that must hold.
+    challenged: Option<(MoveReason, Time, Duration)>,
 }
 
 impl Set {
@@ -116,9 +124,41 @@ impl Set {
         self.first
     }
 
+    /// Takes the path that an earlier daemon had chosen, unless there is one.
+    pub fn adopt(&mut self, tunnel: TunnelKey) {
+        if self.first.is_none() {
+            self.first = Some(tunnel);
+            self.adopted = true;
+        }
+    }
+
+    /// What a path counts as, once it is known.
+    pub fn tier(&self, tunnel: TunnelKey) -> Option<Tier> {
+        self.standing(tunnel).map(Standing::tier)
+    }
+
     /// When a hold ends, if one runs.
     pub fn deadline(&self, settings: &Settings) -> Option<Time> {
-        self.challenged.map(|(reason, since)| since + hold(reason, settings))
+        let standings = self.standings.iter().filter_map(|path| path.deadline(settings));
+        self.challenged.map(|(_, since, hold)| since + hold).into_iter().chain(standings).min()
+    }
+
+    fn standing(&self, tunnel: TunnelKey) -> Option<&Standing> {
+        self.standings.iter().find(|path| path.tunnel() == tunnel)
+    }
+
+    /// Puts the tiers that count in the place of those of the moment.
+    fn stand(&mut self, rated: &mut [Rated], at_once: bool, now: Time, settings: &Settings) {
+        self.standings.retain(|known| rated.iter().any(|path| path.tunnel == known.tunnel()));
+        for path in rated {
+            let standings = &mut self.standings;
+            let at = standings.iter().position(|known| known.tunnel() == path.tunnel).unwrap_or_else(|| {
+                standings.push(Standing::new(path.tunnel, path.tier, now));
+                standings.len() - 1
+            });
+            standings[at].rate(path.tier, at_once, now, settings);
+            path.tier = standings[at].tier();
+        }
     }
 
     /// Decides anew. `settling`: the site has just come up, so that holds don't apply. Returns whether the candidates
@@ -131,11 +171,14 @@ impl Set {
         now: Time,
         settings: &Settings,
     ) -> (bool, Option<Moved>) {
+        self.adopted &= settling;
+        let at_once = settling && !self.adopted;
+        self.stand(&mut rated, at_once, now, settings);
         // Scores in steps, so that noise doesn't reorder the paths behind the first one all the time.
         let order =
             |path: &Rated| (path.tier, -(path.score / settings.switch_margin.max(1.0)).round() as i64, path.tunnel);
         rated.sort_by_key(order);
-        let moved = self.choose(&rated, settling, now, settings);
+        let moved = self.choose(&rated, at_once, now, settings);
         if let Some(position) = rated.iter().position(|path| Some(path.tunnel) == self.first) {
             rated[..=position].rotate_right(1);
         }
@@ -144,11 +187,9 @@ impl Set {
             Mode::Duplicate => in_order(&rated, true),
             Mode::Balance => self.balanced(&rated),
         };
-        let keep_rank = match (class.mode, class.sticky, rated.first()) {
-            (Mode::Best | Mode::Duplicate, Sticky::UntilEnd, Some(first)) => {
-                rated.iter().take_while(|path| path.tier <= first.tier).count().saturating_sub(1) as u8
-            }
-            _ => 0,
+        let keep_rank = match class.sticky {
+            Sticky::UntilEnd => self.kept(class, &candidates),
+            Sticky::UntilBetter => 0,
         };
         let changed = candidates != self.candidates || keep_rank != self.keep_rank;
         self.candidates = candidates;
@@ -156,8 +197,22 @@ impl Set {
         (changed, moved)
     }
 
-    fn choose(&mut self, rated: &[Rated], settling: bool, now: Time, settings: &Settings) -> Option<Moved> {
+    /// The last rank that flows stay on: what works, and is no worse than the first path or keeps the SLA. Without an SLA,
+    /// a degraded path is not good enough.
+    fn kept(&self, class: &ClassSpec, candidates: &[Ranked]) -> u8 {
+        let tier = |tunnel| self.tier(tunnel).unwrap_or(Tier::Down);
+        let enough = if class.sla.is_empty() { Tier::Good } else { Tier::Degraded };
+        let enough = candidates.first().map_or(enough, |first| tier(first.tunnel).max(enough));
+        let kept = candidates.iter().take_while(|path| tier(path.tunnel) <= enough);
+        kept.last().map_or(0, |last| last.rank)
+    }
+
+    fn choose(&mut self, rated: &[Rated], at_once: bool, now: Time, settings: &Settings) -> Option<Moved> {
         let incumbent = rated.iter().find(|path| Some(path.tunnel) == self.first);
+        // It carried the flows a moment ago: its first answers are waited for.
+        if self.adopted && incumbent.is_some_and(|path| path.tier == Tier::Down) {
+            return None;
+        }
         // Within a step of the order the score itself decides about the challenger.
         let best_tier = rated.first()?.tier;
         let best = rated
@@ -178,15 +233,25 @@ impl Set {
             return None;
         };
         let since = match self.challenged {
-            Some((known, since)) if known == reason => since,
+            Some((known, since, _)) if known == reason => since,
             _ => now,
         };
-        if !settling && now.since(since) < hold(reason, settings) {
-            self.challenged = Some((reason, since));
+        let hold = match (reason, self.standing(best.tunnel)) {
+            (MoveReason::Better, Some(standing)) => standing.return_hold(since, settings),
+            // What is worse has been so for its hold.
+            _ => Duration::ZERO,
+        };
+        if !at_once && now.since(since) < hold {
+            self.challenged = Some((reason, since, hold));
             return None;
         }
         self.challenged = None;
         let from = self.first.replace(best.tunnel);
+        if reason == MoveReason::Better
+            && let Some(left) = self.standings.iter_mut().find(|path| Some(path.tunnel()) == from)
+        {
+            left.punish(now, settings);
+        }
         Some(Moved { from, to: best.tunnel, reason })
     }
 
@@ -229,17 +294,12 @@ impl Set {
     }
 }
 
-fn hold(reason: MoveReason, settings: &Settings) -> std::time::Duration {
-    match reason {
-        MoveReason::First | MoveReason::Down => std::time::Duration::ZERO,
-        MoveReason::Worse => settings.violation_hold,
-        MoveReason::Better => settings.switch_hold,
-    }
-}
-
 fn in_order(rated: &[Rated], copies: bool) -> Vec<Ranked> {
     let ranked = rated.iter().take(MAX_CANDIDATES).enumerate();
     ranked
         .map(|(rank, path)| Ranked { tunnel: path.tunnel, rank: rank as u8, weight: 1, full: copies && path.full })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

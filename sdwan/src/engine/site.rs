@@ -11,7 +11,7 @@ use super::mtu::{How, Known};
 use super::path::{Cause, Path, PathState, Transition};
 use super::policy::{ClassSpec, Compilation};
 use super::score::{Surroundings, class_score, complies};
-use super::sets::{Moved, Rated, Set, Tier};
+use super::sets::{MoveReason, Moved, Rated, Set, Tier};
 use super::settings::Settings;
 use super::time::Time;
 use super::types::{PathKey, RemoteSite, TunnelKey};
@@ -91,14 +91,25 @@ impl Site {
         &self.sets
     }
 
-    /// How a class sees the paths now, as `explain` shows it.
-    pub fn rated(&self, class: &ClassSpec) -> Vec<Rated> {
+    /// How a class, by its number, sees the paths: what its decision rests on, as `explain` shows it.
+    pub fn rated(&self, number: u16, class: &ClassSpec) -> Vec<Rated> {
+        let set = self.sets.get(usize::from(number));
+        let mut rated = self.rate(class, set);
+        for path in &mut rated {
+            path.tier = set.and_then(|set| set.tier(path.tunnel)).unwrap_or(path.tier);
+        }
+        rated
+    }
+
+    /// How a class would see the paths at this moment, if it did so for the first time.
+    fn rate(&self, class: &ClassSpec, set: Option<&Set>) -> Vec<Rated> {
         let best_capacity = self.paths.values().filter_map(|entry| entry.path.capacity()).max();
         let rate = |(tunnel, entry): (&TunnelKey, &Entry)| {
             let path = &entry.path;
+            let broken = set.and_then(|set| set.tier(*tunnel)) == Some(Tier::Violating);
             let surroundings = Surroundings { capacity: path.capacity(), best_capacity, cost: entry.cost };
             let tier = match path.state() {
-                PathState::Up if !complies(&class.sla, path.quality(), path.capacity()) => Tier::Violating,
+                PathState::Up if !complies(&class.sla, path.quality(), path.capacity(), broken) => Tier::Violating,
                 PathState::Up if path.degraded() => Tier::Degraded,
                 PathState::Up => Tier::Good,
                 PathState::Starting | PathState::Down | PathState::Recovering => Tier::Down,
@@ -107,6 +118,18 @@ impl Site {
             Rated { tunnel: *tunnel, tier, score, capacity: path.capacity(), full: path.is_full() }
         };
         self.paths.iter().map(rate).collect()
+    }
+
+    /// Why flows of a class, by its number, leave a path for another, as far as the state of the moment tells.
+    pub fn why_left(&self, class: u16, from: TunnelKey, to: TunnelKey) -> Option<MoveReason> {
+        if self.path(from).is_none_or(|path| path.state() != PathState::Up) {
+            return Some(MoveReason::Down);
+        }
+        let set = self.sets.get(usize::from(class))?;
+        if set.tier(from)? > set.tier(to)? {
+            return Some(MoveReason::Worse);
+        }
+        (set.first() == Some(to)).then_some(MoveReason::Better)
     }
 
     /// User packets went to it or came from it lately.
@@ -166,6 +189,15 @@ impl Site {
             changed |= entry.path.mtu() != before;
         }
         changed
+    }
+
+    /// Takes the path that a class, by its number, took before this daemon started.
+    pub(super) fn adopt(&mut self, class: u16, tunnel: TunnelKey) {
+        let class = usize::from(class);
+        if self.sets.len() <= class {
+            self.sets.resize_with(class + 1, Set::default);
+        }
+        self.sets[class].adopt(tunnel);
     }
 
     pub(super) fn reset_sets(&mut self) {
@@ -289,7 +321,8 @@ impl Site {
         let settling = self.settled_at.is_none_or(|settled| now < settled);
         let mut sets = std::mem::take(&mut self.sets);
         for (number, (class, set)) in compilation.classes.iter().zip(&mut sets).enumerate() {
-            let (changed, moved) = set.decide(class, self.rated(class), settling, now, settings);
+            let rated = self.rate(class, Some(set));
+            let (changed, moved) = set.decide(class, rated, settling, now, settings);
             if changed {
                 changes.sets.insert((self.remote.id, number as u16));
             }
@@ -364,5 +397,6 @@ fn moved_event(remote: &RemoteSite, class: &ClassSpec, moved: Moved) -> EngineEv
     let mut event = EngineEvent::new(EventKind::ClassMoved, message).with_path(key(moved.to));
     event.from_path = moved.from.map(key);
     event.class = Some(class.name.clone());
+    event.details = serde_json::json!({ "reason": moved.reason });
     event
 }

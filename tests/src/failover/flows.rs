@@ -14,6 +14,8 @@ use crate::traffic::{UdpSender, UdpSpec};
 const SOURCES: u32 = 200;
 /// Packets per second; a machine that can't sends as fast as it can.
 const RATE: f64 = 150_000.0;
+/// A source port that nothing sends from.
+const UNUSED: u16 = 65_001;
 
 /// Opens so many flows from site a to site b by one packet each, as fast as the machine sends them. A packet that finds the
 /// tunnel's queue full has opened its flow before. Returns how long it took.
@@ -48,4 +50,15 @@ pub fn flow_count(mesh: &Mesh, site: &str) -> Result<usize> {
         .namespace()
         .run(count)?
         .map_err(|error| BedError::Plan(format!("the flows of {site} can't be counted: {error}")))
+}
+
+/// The local uplink of site a that a flow of UDP to this port of site b's first host takes when it begins.
+///
+/// # Errors
+/// When the daemon doesn't answer.
+pub fn new_flow_on(mesh: &Mesh, port: u16) -> Result<Option<u8>> {
+    let (a, b) = (mesh.bed().site("a").host(0), mesh.bed().site("b").host(0));
+    let view = mesh.gateway("a").explain(&format!("{}:{UNUSED}", a.v4()), &format!("{}:{port}", b.v4()), "udp")?;
+    let chosen = view.chosen.and_then(|chosen| view.candidates.get(chosen));
+    Ok(chosen.map(|candidate| candidate.tunnel.local.get()))
 }

@@ -16,7 +16,7 @@ use crate::mesh::{Mesh, MeshOptions};
 pub use brownout::{Brownout, brownout, voice_and_others};
 pub use cuts::{Cuts, Gaps, PORT, QUICK_RETURN, cut_again_and_again, uplink_in_use};
 pub use duplicate::{TWICE, TWICE_POLICY, cut_under_copies, twice};
-pub use flows::{fill, flow_count};
+pub use flows::{fill, flow_count, new_flow_on};
 
 /// Cuts behind a median and a 99th percentile.
 const MANY: usize = 40;

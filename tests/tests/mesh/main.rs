@@ -11,11 +11,13 @@ mod families;
 mod fast_path;
 mod faults;
 mod marking;
+mod moves;
 mod recording;
 mod refused;
 mod reload;
 mod revoked;
 mod steering;
+mod sticky;
 mod tcp_rtt;
 mod uplinks;
 

@@ -104,6 +104,11 @@ fn random_time(random: &mut StdRng) -> u64 {
     if random.random_bool(0.5) { now } else { now.saturating_sub(DETECTION_NS * 2 + random.random_range(0..9_000_000)) }
 }
 
+fn random_site(random: &mut StdRng) -> SiteLive {
+    let [last_peer_probe_ns, paused_ns, resumed_ns] = std::array::from_fn(|_| random_time(random));
+    SiteLive { last_peer_probe_ns, paused_ns, resumed_ns }
+}
+
 fn random_live(random: &mut StdRng) -> PathLive {
     PathLive {
         last_reply_ns: random_time(random),
@@ -172,7 +177,7 @@ fn random_tables(random: &mut StdRng) -> Tables {
         sets,
         paths: (0..PATHS).map(|_| random_path(random)).collect(),
         live: (0..PATHS).map(|_| random_live(random)).collect(),
-        site_live: (0..SITES).map(|_| SiteLive { last_peer_probe_ns: random_time(random) }).collect(),
+        site_live: (0..SITES).map(|_| random_site(random)).collect(),
         config: Config {
             abi_version: ABI_VERSION,
             epoch: 1,
@@ -239,7 +244,7 @@ impl Tables {
         let now = now_ns();
         let liveness = |number: u32| {
             let (path, live) = (self.paths.get(number as usize)?, &self.live[number as usize]);
-            let site = self.site_live[path.site as usize].last_peer_probe_ns;
+            let site = &self.site_live[path.site as usize];
             Some(path_liveness(path, live, site, &self.config, now))
         };
         let known = self.flows.get(key).copied();
@@ -290,7 +295,7 @@ impl Tables {
             self.live[number] = random_live(random);
         }
         for site in &mut self.site_live {
-            site.last_peer_probe_ns = random_time(random);
+            *site = random_site(random);
         }
         for set in self.sets.values_mut() {
             if random.random_bool(0.2) {

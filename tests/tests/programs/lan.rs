@@ -404,6 +404,10 @@ fn one_write_to_paths_moves_every_flow_at_its_next_packet() {
     let moves: u64 =
         programs.per_cpu::<ClassStats>("class_stats", u32::from(DEFAULT)).iter().map(|stats| stats.moves).sum();
     assert_eq!(moves, 100);
+    let counts: Vec<(MoveKey, u32)> =
+        programs.hash("moves").iter().collect::<Result<_, _>>().expect("the counts can be read");
+    let set = before[0].set;
+    assert_eq!(counts, [(MoveKey { set, from: FIBRE, to: RADIO }, 100)]);
 }
 
 #[test]
@@ -464,7 +468,7 @@ fn while_the_daemon_is_dead_the_peers_probes_decide() {
     let mut first_choice = |programs: &mut Programs, fibre: PathLive, radio: PathLive, site_ns: u64| {
         programs.set("path_live", FIBRE, PathLive { last_reply_ns: old, ..fibre });
         programs.set("path_live", RADIO, PathLive { last_reply_ns: old, ..radio });
-        programs.set("site_live", SITE, SiteLive { last_peer_probe_ns: site_ns });
+        programs.set("site_live", SITE, SiteLive { last_peer_probe_ns: site_ns, ..SiteLive::default() });
         port += 1;
         let outcome =
             run(programs.program("lan_ingress"), &Spec::v4(Transport::Udp(port, 443)).frame(), Context::default());

@@ -37,8 +37,6 @@ const SLACK: Duration = Duration::from_millis(60);
 const AFTERMATH: Duration = Duration::from_secs(45);
 /// Moves that no fault explains, per class and minute: two good paths whose quality wanders.
 const UNPROVOKED: usize = 2;
-/// The same where lines lose packets by themselves: their loss wanders to and fro over the bounds of an SLA.
-const UNPROVOKED_LOSSY: usize = 10;
 
 /// The laws and what they remember.
 #[derive(Default)]
@@ -156,9 +154,7 @@ impl Laws {
             if flow.path == NO_PATH {
                 continue;
             }
-            // Without its daemon a site goes by the peer's probes. Should it have been started less than half a minute before,
-            // it takes them for faster than they are, and its flows change paths between them.
-            if before != NO_PATH && before != flow.path && node.daemon == Daemon::Running {
+            if before != NO_PATH && before != flow.path {
                 let moves = self.flow_moves.entry((number, position)).or_default();
                 moves.push(now);
                 let recent = moves.iter().filter(|moved| now.since(**moved) < MINUTE).count();
@@ -226,6 +222,10 @@ impl Laws {
         if node.daemon != Daemon::Running || disturbed {
             // The peer finds out first, and says so in its next probe.
             bound += detection * 2 + node.heartbeat_stale() + round_trip;
+        }
+        if disturbed {
+            // A daemon that starts says for a second that it hears the others: it can't tell yet.
+            bound += Duration::from_secs(1);
         }
         let alive = others.iter().find(|other| {
             key(**other).is_some_and(|(other, _)| {
@@ -340,8 +340,8 @@ fn untouched(world: &World, number: usize, path: &PathKey) -> bool {
 
 /// Times that a class to `site` may have moved in the minute before `at`.
 fn allowed_moves(world: &World, number: usize, site: &SiteId, at: Time) -> usize {
-    // Leaving, and coming back: for each fault that was felt in that minute. A flapping line is one. A daemon that starts
-    // knows nothing of the paths, and takes the first best; where a prefix moves, two of them start, and again at its end.
+    // Leaving, and coming back: for each fault that was felt in that minute. A flapping line is one. Where a prefix moves, two
+    // daemons start at once, twice: what a slow line still delivers of their probes makes quicker ones look silent.
     let other = site_number(site);
     let felt = world.case.faults.iter().filter(|fault| {
         let concerns = fault.site == number || fault.site == other || matches!(fault.kind, FaultKind::Move);
@@ -351,16 +351,8 @@ fn allowed_moves(world: &World, number: usize, site: &SiteId, at: Time) -> usize
     });
     // Before the end of the start, everything settles.
     let start = if at.since(world.start) < MS * (WARM_MS as u32) + MINUTE { 4 } else { 0 };
-    let moves = felt.map(|fault| match fault.kind {
-        FaultKind::Restart => 4,
-        FaultKind::Move => 8,
-        _ => 2,
-    });
-    let clean = |site: usize| {
-        (0..world.case.sites[site].uplinks.len()).all(|uplink| world.lines.lossless((site, uplink), (site, uplink)))
-    };
-    let unprovoked = if clean(number) && clean(other) { UNPROVOKED } else { UNPROVOKED_LOSSY };
-    unprovoked + moves.sum::<usize>() + start
+    let moves = felt.map(|fault| if matches!(fault.kind, FaultKind::Move) { 4 } else { 2 });
+    UNPROVOKED + moves.sum::<usize>() + start
 }
 
 /// Which site a site takes a prefix for; `None` when it knows none.
@@ -389,8 +381,9 @@ fn at_rest(world: &World, number: usize, node: &Node) -> Option<(&'static str, S
             let (here, there) = ends(number, &PathKey { site: id, tunnel });
             world.lines.lossless(here, there)
         });
-        for (class, set) in node.engine.compilation().classes.iter().zip(site.sets()).filter(|_| clean) {
-            if let Some(what) = settled(class, site.rated(class), set.first(), node) {
+        let classes = (0..).zip(&node.engine.compilation().classes).zip(site.sets());
+        for ((number, class), set) in classes.filter(|_| clean) {
+            if let Some(what) = settled(class, site.rated(number, class), set.first(), node) {
                 return Some((
                     "every class is on a path that is good enough",
                     format!("site{number} to site{peer}: {what}"),

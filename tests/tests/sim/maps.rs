@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sdwan_common::abi::{Config, FlowKey, NO_PATH, Path, PathLive, PathSet};
+use sdwan_common::abi::{Config, FlowKey, NO_PATH, Path, PathLive, PathSet, SiteLive};
 use sdwan_common::liveness::{Liveness, candidate_state, daemon_alive, path_liveness};
 use sdwan_common::select::{Selection, flow_hash, select};
 
 use sdwan::dataplane::desired::Desired;
 use sdwan::dataplane::{Capacities, Error, Reconciler, Table, Tables};
-use sdwan::engine::types::{PathKey, SiteId};
+use sdwan::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
 
 /// A map that nothing in the simulation reads.
 struct Unread;
@@ -83,8 +83,8 @@ pub struct Maps {
     operations: Arc<AtomicU64>,
     pub reconciler: Reconciler,
     live: Memory<u32, PathLive>,
-    /// When each site last probed.
-    pub probed: BTreeMap<SiteId, u64>,
+    /// When each site probed.
+    pub probed: BTreeMap<SiteId, SiteLive>,
 }
 
 /// A flow as `flows` remembers it.
@@ -159,6 +159,17 @@ impl Maps {
         self.sets.get(&(site * CLASSES + u32::from(class)))
     }
 
+    /// The path that a class takes first.
+    pub fn taken(&self, site: &SiteId, class: u16) -> Option<PathKey> {
+        let set = self.set(site, class).filter(|set| set.count > 0)?;
+        let path = self.path(set.candidates[0].path)?;
+        let index = |number| UplinkIndex::new(number);
+        Some(PathKey {
+            site: *site,
+            tunnel: TunnelKey { local: index(path.local_uplink)?, remote: index(path.remote_uplink)? },
+        })
+    }
+
     fn config(&self) -> Config {
         self.config.get(&0).unwrap_or_default()
     }
@@ -174,8 +185,9 @@ impl Maps {
     pub fn liveness(&self, site: &SiteId, number: u32, heartbeat: u64, now: u64) -> Option<Liveness> {
         let config = Config { heartbeat_ns: heartbeat, ..self.config() };
         let live = self.live.get(&number).unwrap_or_default();
-        let probed = if daemon_alive(&config, now) { 0 } else { self.probed.get(site).copied().unwrap_or(0) };
-        Some(path_liveness(&self.path(number)?, &live, probed, &config, now))
+        let alive = daemon_alive(&config, now);
+        let probed = self.probed.get(site).copied().filter(|_| !alive).unwrap_or_default();
+        Some(path_liveness(&self.path(number)?, &live, &probed, &config, now))
     }
 
     /// A packet of a flow, as `lan_ingress` decides about it.

@@ -170,6 +170,10 @@ impl Node {
         self.adopts_until = self.maps.used().then_some(now + SETTLE);
         self.waiting.clear();
         let tunnels = self.interfaces().into_keys().collect();
+        let known =
+            self.known.keys().flat_map(|site| (0..self.compilation.classes.len()).map(|class| (*site, class as u16)));
+        let taken: Vec<_> = known.filter_map(|(site, class)| Some((self.maps.taken(&site, class)?, class))).collect();
+        self.engine.handle(Input::Taken(taken), now);
         self.engine.handle(Input::Uplinks(self.uplinks.clone()), now);
         for (_, remote, _) in self.known.values() {
             self.engine.handle(Input::Site(remote.clone()), now);

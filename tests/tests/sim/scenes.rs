@@ -110,6 +110,51 @@ fn a_path_that_flaps_every_two_seconds_moves_nothing_more_than_twice_a_minute() 
     }
 }
 
+#[test]
+fn lines_that_lose_a_few_packets_by_themselves_move_nothing_to_and_fro() {
+    let mut moved = 0;
+    for seed in 0..6 {
+        // 0.4 % each way, and an SLA of 1 %: among ten seconds of probes there are often three that were lost.
+        let lossy = |delay| UplinkCase { loss_ppm: 2_000, ..uplink(delay) };
+        let mut case = pair(seed, vec![lossy(5), lossy(6), lossy(20)], PolicyCase::Sla, Vec::new());
+        case.sites[1].uplinks[0].loss_ppm = 2_000;
+        let mut world = World::new(case);
+        let mut laws = Laws::default();
+        world.begin(None);
+        let (from, end) = (world.ms(WARM_MS), world.ms(WARM_MS + 600_000));
+        world.run(end, &mut laws).unwrap_or_else(|broken| panic!("seed {seed}: {broken:?}"));
+        let times: Vec<_> = moves(&world, from, end);
+        let voice: Vec<Duration> = times.iter().filter(|(_, class)| class == "voip-video").map(|(at, _)| *at).collect();
+        assert!(most_in_a_minute(&voice) <= 2, "seed {seed}: voice moved at {voice:?}");
+        moved += voice.len();
+    }
+    println!("voice moved {moved} times in an hour");
+    assert!(moved <= 12, "{moved} times in an hour");
+}
+
+#[test]
+fn daemons_that_start_anew_move_nothing_also_when_they_do_so_at_once() {
+    for (seed, at_once) in [(1, false), (2, true), (3, false), (4, true)] {
+        let at = |round: u64| WARM_MS + 10_000 + round * 15_000;
+        let restart = |at_ms, site| Fault { site, ..fault(at_ms, 700, 0, FaultKind::Restart) };
+        let faults = (0..4).flat_map(|round| {
+            let other = if at_once { at(round) } else { at(round) + 7_000 };
+            [restart(at(round), 0), restart(other, 1)]
+        });
+        let case = pair(seed, vec![uplink(5), uplink(9), uplink(40)], PolicyCase::Sla, faults.collect());
+        let mut world = World::new(case);
+        let mut laws = Laws::default();
+        world.begin(None);
+        let (from, end) = (world.ms(at(0)), world.ms(at(4)));
+        world.run(end, &mut laws).unwrap_or_else(|broken| panic!("seed {seed}: {broken:?}"));
+        assert_eq!(moves(&world, from, end), [], "seed {seed}");
+        for times in laws.moves_of_flows() {
+            let times: Vec<Duration> = times.iter().filter(|at| **at >= from).map(|at| at.since(from)).collect();
+            assert_eq!(times, [], "seed {seed}: a flow moved");
+        }
+    }
+}
+
 fn most_in_a_minute(times: &[Duration]) -> usize {
     let minute = Duration::from_secs(60);
     let within = |start: Duration| times.iter().filter(|at| **at >= start && **at - start < minute).count();

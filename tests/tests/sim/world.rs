@@ -12,7 +12,7 @@ use crate::node::{Daemon, Node, prefix, site_number};
 use sdwan::config::Config;
 use sdwan::engine::Time;
 use sdwan::engine::estimate::{Counters, ProbeReply};
-use sdwan::engine::input::Input;
+use sdwan::engine::input::{Input, Probe};
 use sdwan::engine::policy::compile;
 use sdwan::engine::types::{PathKey, RemoteSite, TunnelKey};
 use sdwan::recording::Record;
@@ -41,6 +41,8 @@ enum Event {
 struct Sent {
     sequence: u32,
     hears: bool,
+    /// What the peer is told to bear.
+    detection_ns: u64,
     unix_ns: u64,
     /// Data sent before it, and how much of that had got lost.
     data: (u32, u32),
@@ -201,7 +203,7 @@ impl World {
             return;
         }
         for probe in node.work(self.now) {
-            self.send(number, probe.path, probe.sequence, probe.hears);
+            self.send(number, &probe);
         }
         let node = &mut self.nodes[number];
         if let Some(deadline) = node.engine.next_deadline()
@@ -213,8 +215,9 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: usize, path: PathKey, sequence: u32, hears: bool) {
+    fn send(&mut self, from: usize, probe: &Probe) {
         self.probes += 1;
+        let path = probe.path;
         let to = site_number(&path.site);
         let (here, there) = ends(from, &path);
         if self.nodes[from].uplinks.get(here.1).is_none_or(|uplink| !uplink.carrier) {
@@ -224,7 +227,8 @@ impl World {
         let unix_ns = self.nodes[from].unix_ns(self.now);
         let reversed = PathKey { site: self.nodes[from].id, tunnel: reverse(path.tunnel) };
         for delay in self.lines.send(here, there) {
-            let probe = Sent { sequence, hears, unix_ns, data };
+            let detection_ns = probe.detection.as_nanos() as u64;
+            let probe = Sent { sequence: probe.sequence, hears: probe.hears, detection_ns, unix_ns, data };
             self.at(self.now + Duration::from_micros(delay), Event::Probe { to, path: reversed, probe });
         }
     }
@@ -233,10 +237,11 @@ impl World {
     fn reflect(&mut self, at: usize, path: PathKey, probe: Sent) {
         let now = self.now;
         let node = &mut self.nodes[at];
-        node.maps.probed.insert(path.site, now.0);
+        node.maps.probed.entry(path.site).or_default().probed(probe.detection_ns, now.0);
         node.maps.stamp(&path, |live| {
             live.last_peer_probe_ns = now.0;
             live.peer_flags = u32::from(probe.hears);
+            live.peer_detection_ns = probe.detection_ns;
         });
         let reflected = node.reflected.entry(path).or_default();
         *reflected += 1;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::evidence::proven_loss;
 use super::{RECENT_LOST, RECENT_SLICES};
 use crate::engine::time::Time;
 
@@ -123,6 +124,14 @@ impl DirectLoss {
         self.window.slice(now);
         let recent = [0, 1].map(|direction| self.window.sum(direction, RECENT_SLICES));
         recent.iter().filter(|share| share.lost >= RECENT_LOST).map(Share::ratio).fold(0.0, f64::max)
+    }
+
+    /// What was counted in the window, or in the last second or so, proves of the worse direction's loss, 0.0..=1.0.
+    pub fn proven_loss(&mut self, now: Time) -> f64 {
+        self.window.slice(now);
+        let shares = [SLICES, RECENT_SLICES].map(|slices| [0, 1].map(|direction| self.window.sum(direction, slices)));
+        let sent = |share: &Share| i64::try_from(share.sent).unwrap_or(i64::MAX);
+        shares.iter().flatten().map(|share| proven_loss(share.lost, sent(share))).fold(0.0, f64::max)
     }
 }
 

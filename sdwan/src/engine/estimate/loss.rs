@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::evidence::proven_loss;
 use crate::engine::time::Time;
 
 /// Loss over the window, each 0.0..=1.0.
@@ -129,13 +130,24 @@ impl<const SLICES: usize> LossWindow<SLICES> {
 
     /// The worse direction's loss in the last `slices` slices, 0.0..=1.0; 0 when fewer than `least` were lost.
     pub fn recent(&mut self, now: Time, slices: usize, least: i64) -> f64 {
+        let ratio = |(lost, whole): (i64, i64)| if lost >= least { lost as f64 / whole as f64 } else { 0.0 };
+        self.directions(now, slices).map(ratio).into_iter().fold(0.0, f64::max)
+    }
+
+    /// What the last `slices` slices prove of the worse direction's loss, 0.0..=1.0.
+    pub fn proven(&mut self, now: Time, slices: usize) -> f64 {
+        let proven = |(lost, whole): (i64, i64)| proven_loss(lost, whole);
+        self.directions(now, slices).map(proven).into_iter().fold(0.0, f64::max)
+    }
+
+    /// Lost, and sent, of the last `slices` slices: towards the peer, and from it.
+    fn directions(&mut self, now: Time, slices: usize) -> [(i64, i64); 2] {
         self.slide(now);
         let recent = || (0..slices.min(SLICES)).map(|back| &self.slices[(self.at + SLICES - back) % SLICES]);
         let sum = |field: fn(&Slice) -> i32| recent().map(|slice| i64::from(field(slice))).sum::<i64>().max(0);
         let (answered, forward, backward) =
             (sum(|slice| slice.answered), sum(|slice| slice.lost_forward), sum(|slice| slice.lost_backward));
-        let ratio = |lost: i64, whole: i64| if lost >= least { lost as f64 / whole as f64 } else { 0.0 };
-        ratio(forward, answered + forward + backward).max(ratio(backward, answered + backward))
+        [(forward, answered + forward + backward), (backward, answered + backward)]
     }
 
     fn forget_timed_out(&mut self, count: u32) {

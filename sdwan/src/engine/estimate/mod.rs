@@ -1,6 +1,7 @@
 //! What the probes of one path say: round-trip time, jitter and loss.
 
 mod direct;
+mod evidence;
 mod histogram;
 mod jitter;
 mod loss;
@@ -91,6 +92,10 @@ pub struct Quality {
     /// chance. It shows a change long before the window does.
     #[serde(default)]
     pub recent_loss: f64,
+    /// The worse direction's loss is at least this, by what was counted in the window or in the last second or so,
+    /// 0.0..=1.0.
+    #[serde(default)]
+    pub proven_loss: f64,
 }
 
 impl Quality {
@@ -215,12 +220,18 @@ impl Estimator {
             one_way: self.one_way.estimate(now),
             data_loss: DataLoss::default(),
             recent_loss: 0.0,
+            proven_loss: 0.0,
         }
     }
 
     /// The worst loss of a direction in the last second or so, where it tells.
     pub fn recent_loss(&mut self, now: Time) -> f64 {
         self.loss.recent(now, RECENT_SLICES, RECENT_LOST)
+    }
+
+    /// What the probes prove of the worse direction's loss.
+    pub fn proven_loss(&mut self, now: Time) -> f64 {
+        self.loss.proven(now, LOSS_SLICES).max(self.loss.proven(now, RECENT_SLICES))
     }
 
     /// The numbers of each of [`SPANS`] in which there was an answer.
