@@ -65,6 +65,8 @@ fn a_mended_line_takes_new_flows_and_those_that_are_to_return_and_the_others_sta
     link.cut(Cut::Silent).expect("the line is cut");
     wait_for(&mesh, 41_000, 1);
     wait_for(&mesh, 41_001, 1);
+    // By way of the other path of this line, perhaps.
+    let (_, moves) = flow(&mesh, 41_000);
     link.restore().expect("the line is mended");
     let up = |gateway: &sdwan_tests::mesh::Gateway| {
         let down = gateway.paths()?.iter().filter(|path| path.state != PathState::Up).count();
@@ -78,7 +80,7 @@ fn a_mended_line_takes_new_flows_and_those_that_are_to_return_and_the_others_sta
             .expect("the sender starts");
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(flow(&mesh, 41_003).0, Some(0), "a new flow of the class takes the mended line");
-    assert_eq!(flow(&mesh, 41_000), (Some(1), 1), "the old one stays where it went");
+    assert_eq!(flow(&mesh, 41_000), (Some(1), moves), "the old one stays where it went");
     newcomer.stop().expect("the sender ends");
     let sent = returns.0.stop().expect("the sender ends");
     let report = returns.1.finish(&sent, Duration::from_secs(1)).expect("the receiver ends");
