@@ -34,6 +34,7 @@ use crate::measure::{ProbeCounters, Prober, Received, clock};
 use crate::net::{NetSnapshot, UplinkSpec};
 use crate::recording::RecordedEngine;
 use crate::store::{FlowSample, Record, SiteRecord, Store};
+use crate::trust::clock::ClockChange;
 use crate::tunnel::{BackendKind, DesiredTunnels, TunnelReport};
 
 /// How often everything is put before the reconcilers again, so that detection times follow the jitter and what was
@@ -130,6 +131,8 @@ pub struct Core {
     pub(super) phase: Phase,
     pub(super) history: super::history::History,
     pub(super) traffic: super::traffic::Traffic,
+    /// Why the wall clock is doubted, if it is.
+    pub(super) clock_doubt: Option<String>,
 }
 
 /// What a core is made from.
@@ -195,6 +198,7 @@ impl Core {
             phase: Phase::Recalling,
             history: super::history::History::default(),
             traffic: super::traffic::Traffic::default(),
+            clock_doubt: None,
         }
     }
 
@@ -469,6 +473,9 @@ impl Core {
                 self.site_gone(site, Gone::Removed(why.text().into()), now);
             }
             other => {
+                if let DiscoveryEvent::Clock(change) = &other {
+                    self.clock_doubt = matches!(change, ClockChange::Doubted(_)).then(|| change.text());
+                }
                 if let Some(event) = super::refused::event_of(&other) {
                     self.event(event);
                 }
