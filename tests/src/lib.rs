@@ -3,6 +3,8 @@
 //! - [`bed`]: sites, hosts and providers as network namespaces; lines that can be cut and impaired
 //! - [`traffic`]: senders and receivers that account for every packet
 //! - [`mesh`]: real `sdwan` daemons on a bed
+//! - [`clock`]: wall clocks that single processes see differently
+//! - [`chaos`]: what `cargo xtask bench chaos` does
 //! - [`demo`]: what `cargo xtask demo` shows
 //! - [`failover`]: what `cargo xtask bench failover` shows
 //! - [`figures`]: what benches and the demo print for programs
@@ -14,6 +16,8 @@
 
 pub mod accuracy;
 pub mod bed;
+pub mod chaos;
+pub mod clock;
 pub mod datapath;
 pub mod demo;
 pub mod failover;

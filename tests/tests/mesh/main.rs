@@ -2,6 +2,7 @@
 
 mod attacker;
 mod backend;
+mod chaos;
 mod data_loss;
 mod detached;
 mod discovery;
