@@ -30,6 +30,7 @@ use crate::engine::input::{Changes, Gone, Input};
 use crate::engine::mtu::Known;
 use crate::engine::path::PathState;
 use crate::engine::types::{PathKey, SiteId, TunnelKey};
+use crate::measure::notice::Noticed;
 use crate::measure::{ProbeCounters, Prober, Received, clock};
 use crate::net::{NetSnapshot, UplinkSpec};
 use crate::recording::RecordedEngine;
@@ -53,6 +54,8 @@ const REPLIES_AT_ONCE: usize = 256;
 pub struct Inbox {
     /// Answers to probes.
     pub replies: mpsc::Receiver<Received>,
+    /// What peers say of their uplinks.
+    pub notices: mpsc::Receiver<Noticed>,
     /// Capacities that were found.
     pub capacities: mpsc::Receiver<CapacityFound>,
     /// Questions of the API.
@@ -228,6 +231,7 @@ impl Core {
             tokio::select! {
                 biased;
                 _ = &mut inbox.stop => return (self, Exit::Stop),
+                Some(noticed) = inbox.notices.recv() => self.noticed(noticed),
                 Some(received) = inbox.replies.recv() => self.reply(received),
                 () = sleep_until(deadline) => {}
                 _ = heartbeat.tick() => self.heartbeat(),
@@ -307,6 +311,11 @@ impl Core {
             if self.phase == Phase::Running {
                 let up = self.engine.path(path).is_some_and(|record| record.state() == PathState::Up);
                 self.order(Order::PathState(*path, up));
+            }
+        }
+        for notice in &changes.notices {
+            if let Some(site) = self.engine.site(&notice.path.site) {
+                self.prober.tell(notice, site.remote().overlay);
             }
         }
         for path in &changes.detections {
@@ -393,6 +402,14 @@ impl Core {
         let Received { reply, counters, at, .. } = received;
         self.engine.handle(Input::ProbeReply { path, reply }, at);
         self.engine.handle(Input::Counted { path, sequence: reply.sequence, counters }, at);
+    }
+
+    fn noticed(&mut self, noticed: Noticed) {
+        let Noticed { source, lost, number } = noticed;
+        match self.overlays.get(&source) {
+            Some(&site) => self.engine.handle(Input::UplinksLost { site, uplinks: lost, number }, clock::now()),
+            None => ProbeCounters::count(&self.prober.counters().foreign),
+        }
     }
 
     fn network_changed(&mut self, snapshot: Arc<NetSnapshot>) {
