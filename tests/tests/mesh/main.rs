@@ -11,6 +11,7 @@ mod failover;
 mod families;
 mod fast_path;
 mod faults;
+mod hard_failures;
 mod marking;
 mod recording;
 mod refused;
@@ -18,6 +19,7 @@ mod reload;
 mod revoked;
 mod steering;
 mod tcp_rtt;
+mod uplink_life;
 mod uplinks;
 
 use std::net::SocketAddr;
