@@ -55,14 +55,15 @@ pub const fn daemon_alive(config: &Config, now_ns: u64) -> bool {
 }
 
 /// What [`crate::select::select`] asks about a path: `None` when it is [`Liveness::Disabled`], which is no candidate even
-/// when every other path is down.
+/// when every other path is down. A path on which the peer doesn't hear us was last heard when it last answered: on a line
+/// that works inbound only, its probes come in all the time.
 #[inline(always)]
 pub fn candidate_state(live: &PathLive, liveness: Liveness) -> Option<CandidateState> {
     if matches!(liveness, Liveness::Disabled) {
         return None;
     }
-    let heard_ns =
-        if live.last_reply_ns > live.last_peer_probe_ns { live.last_reply_ns } else { live.last_peer_probe_ns };
+    let by_peer_ns = if live.peer_flags & peer_flag::HEARS != 0 { live.last_peer_probe_ns } else { 0 };
+    let heard_ns = if live.last_reply_ns > by_peer_ns { live.last_reply_ns } else { by_peer_ns };
     Some(CandidateState { usable: liveness.usable(), heard_ns })
 }
 

@@ -35,7 +35,7 @@ pub struct Selection {
 pub struct CandidateState {
     /// May flows use it ([`crate::liveness::path_liveness`])?
     pub usable: bool,
-    /// When its peer was last heard, ns; decides between paths none of which is usable.
+    /// When packets of ours last got through, as far as is known, ns; decides between paths none of which is usable.
     pub heard_ns: u64,
 }
 

@@ -3,17 +3,24 @@
 //! - [`bed`]: sites, hosts and providers as network namespaces; lines that can be cut and impaired
 //! - [`traffic`]: senders and receivers that account for every packet
 //! - [`mesh`]: real `sdwan` daemons on a bed
+//! - [`clock`]: wall clocks that single processes see differently
+//! - [`chaos`]: what `cargo xtask bench chaos` does
+//! - [`datapath`]: what `cargo xtask bench datapath` measures
 //! - [`demo`]: what `cargo xtask demo` shows
 //! - [`failover`]: what `cargo xtask bench failover` shows
 //! - [`figures`]: what benches and the demo print for programs
 //! - [`histogram`]: quantiles of durations
 //! - [`accuracy`]: what `cargo xtask bench accuracy` shows
 //! - [`pace`]: how fast tests may send
+//! - [`pins`]: what a former release would have left in the kernel
+//! - [`tun`]: TUN devices
 //! - [`wire`]: two capacity meters at the ends of a line
 //! - [`mtu`]: what is asked of gateways about path MTUs
 
 pub mod accuracy;
 pub mod bed;
+pub mod chaos;
+pub mod clock;
 pub mod datapath;
 pub mod demo;
 pub mod failover;

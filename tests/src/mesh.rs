@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use sdwan::api::views::{ExplainView, FlowView, Listing, PathView, SiteView, StatusView};
 use sdwan::engine::path::PathState;
 use serde::de::DeserializeOwned;
@@ -73,6 +74,8 @@ pub struct Gateway {
     name: String,
     namespace: Namespace,
     directory: PathBuf,
+    /// What daemons that are started find in their environment besides.
+    environment: Mutex<Vec<(String, PathBuf)>>,
     daemon: Mutex<Option<Process>>,
 }
 
@@ -194,6 +197,7 @@ impl Mesh {
             name: site.name().into(),
             namespace: site.namespace().clone(),
             directory: site.directory().into(),
+            environment: Mutex::default(),
             daemon: Mutex::new(None),
         };
         let (state, mesh) = (gateway.state(), self.authority.join("mesh.toml"));
@@ -315,6 +319,45 @@ impl Gateway {
         self.json(&["explain", source, destination, protocol])
     }
 
+    /// Sets what daemons that are started from now on find in their environment besides.
+    pub fn set_environment(&self, environment: impl IntoIterator<Item = (String, PathBuf)>) {
+        *self.environment.lock().unwrap_or_else(PoisonError::into_inner) = environment.into_iter().collect();
+    }
+
+    /// Puts the site's state on a disk of its own of so many MiB, in the gateway's namespaces. The daemon must not run.
+    pub fn put_state_on_a_disk(&self, mebibytes: u32) -> Result<()> {
+        let state = self.state();
+        let state = state.to_string_lossy();
+        let line = format!(
+            "cp -a '{state}' '{state}.copy' && mount -t tmpfs -o size={mebibytes}m,mode=0700 none '{state}' && \
+             cp -a '{state}.copy/.' '{state}/'"
+        );
+        self.namespace.shell(&line).map(drop)
+    }
+
+    /// Fills the disk that the site's state is on.
+    pub fn fill_disk(&self) -> Result<()> {
+        // dd ends with an error when nothing more fits.
+        let filler = self.state().join("filler");
+        let filler = filler.to_string_lossy();
+        self.namespace
+            .shell(&format!("dd if=/dev/zero of='{filler}' bs=4k 2> /dev/null || test -s '{filler}'"))
+            .map(drop)
+    }
+
+    /// Makes room again on a disk that was filled.
+    pub fn make_room_on_disk(&self) -> Result<()> {
+        self.namespace.shell(&format!("rm '{}'", self.state().join("filler").display())).map(drop)
+    }
+
+    /// Sends a signal to the daemon that was started last, if it hasn't ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        match self.daemon().as_ref() {
+            Some(process) => process.signal(signal),
+            None => Ok(()),
+        }
+    }
+
     /// Starts the daemon unless it runs.
     pub fn start(&self) -> Result<()> {
         self.start_with(&[])
@@ -329,7 +372,8 @@ impl Gateway {
             return Ok(());
         }
         let mut command = self.command()?;
-        command.arg("run").args(options).env("RUST_BACKTRACE", "1");
+        let environment = self.environment.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        command.arg("run").args(options).env("RUST_BACKTRACE", "1").envs(environment);
         *daemon = Some(Process::start(&format!("daemon of {}", self.name), command, &self.log())?);
         Ok(())
     }

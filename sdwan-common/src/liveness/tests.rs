@@ -161,6 +161,8 @@ fn a_dead_daemons_site_stamp_does_not_count_while_it_lives() {
 #[test]
 fn a_disabled_path_is_no_candidate_and_others_tell_when_they_were_heard() {
     assert_eq!(candidate_state(&live(1, 2, 0), Disabled), None);
-    assert_eq!(candidate_state(&live(1, 2, 0), Silent), Some(CandidateState { usable: false, heard_ns: 2 }));
+    let silent = |flags| candidate_state(&live(1, 2, flags), Silent);
+    assert_eq!(silent(peer_flag::HEARS), Some(CandidateState { usable: false, heard_ns: 2 }));
+    assert_eq!(silent(0), Some(CandidateState { usable: false, heard_ns: 1 }), "a line that works inbound only");
     assert_eq!(candidate_state(&live(3, 2, 0), Alive), Some(CandidateState { usable: true, heard_ns: 3 }));
 }

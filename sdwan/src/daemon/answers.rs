@@ -217,6 +217,7 @@ impl Core {
         let tunnels = self.tunnel_report.tunnels.values().filter_map(|status| status.error.clone());
         degraded.extend(tunnels);
         degraded.extend(store.trouble.iter().cloned());
+        degraded.extend(self.clock_doubt.iter().cloned());
         if self.config.tunnel.outer_dscp && !self.marks_outer() {
             degraded.push(
                 "tunnel.outer_dscp is on, and the tunnels aren't carried by the kernel's WireGuard: encrypted packets \

@@ -30,10 +30,12 @@ use crate::engine::input::{Changes, Gone, Input};
 use crate::engine::mtu::Known;
 use crate::engine::path::PathState;
 use crate::engine::types::{PathKey, SiteId, TunnelKey};
+use crate::measure::notice::Noticed;
 use crate::measure::{ProbeCounters, Prober, Received, clock};
 use crate::net::{NetSnapshot, UplinkSpec};
 use crate::recording::RecordedEngine;
 use crate::store::{FlowSample, Record, SiteRecord, Store};
+use crate::trust::clock::ClockChange;
 use crate::tunnel::{BackendKind, DesiredTunnels, TunnelReport};
 
 /// How often everything is put before the reconcilers again, so that detection times follow the jitter and what was
@@ -52,6 +54,8 @@ const REPLIES_AT_ONCE: usize = 256;
 pub struct Inbox {
     /// Answers to probes.
     pub replies: mpsc::Receiver<Received>,
+    /// What peers say of their uplinks.
+    pub notices: mpsc::Receiver<Noticed>,
     /// Capacities that were found.
     pub capacities: mpsc::Receiver<CapacityFound>,
     /// Questions of the API.
@@ -131,6 +135,8 @@ pub struct Core {
     pub(super) history: super::history::History,
     pub(super) traffic: super::traffic::Traffic,
     pub(super) moves: super::moves::Moves,
+    /// Why the wall clock is doubted, if it is.
+    pub(super) clock_doubt: Option<String>,
 }
 
 /// What a core is made from.
@@ -197,6 +203,7 @@ impl Core {
             history: super::history::History::default(),
             traffic: super::traffic::Traffic::default(),
             moves: super::moves::Moves::default(),
+            clock_doubt: None,
         }
     }
 
@@ -228,6 +235,7 @@ impl Core {
             tokio::select! {
                 biased;
                 _ = &mut inbox.stop => return (self, Exit::Stop),
+                Some(noticed) = inbox.notices.recv() => self.noticed(noticed),
                 Some(received) = inbox.replies.recv() => self.reply(received),
                 () = sleep_until(deadline) => {}
                 _ = heartbeat.tick() => self.heartbeat(),
@@ -309,6 +317,11 @@ impl Core {
             if self.phase == Phase::Running {
                 let up = self.engine.path(path).is_some_and(|record| record.state() == PathState::Up);
                 self.order(Order::PathState(*path, up));
+            }
+        }
+        for notice in &changes.notices {
+            if let Some(site) = self.engine.site(&notice.path.site) {
+                self.prober.tell(notice, site.remote().overlay);
             }
         }
         for path in &changes.detections {
@@ -397,6 +410,14 @@ impl Core {
         self.engine.handle(Input::Counted { path, sequence: reply.sequence, counters }, at);
     }
 
+    fn noticed(&mut self, noticed: Noticed) {
+        let Noticed { source, lost, number } = noticed;
+        match self.overlays.get(&source) {
+            Some(&site) => self.engine.handle(Input::UplinksLost { site, uplinks: lost, number }, clock::now()),
+            None => ProbeCounters::count(&self.prober.counters().foreign),
+        }
+    }
+
     fn network_changed(&mut self, snapshot: Arc<NetSnapshot>) {
         self.snapshot = snapshot;
         let uplinks = self.snapshot.local_uplinks(&self.specs);
@@ -475,6 +496,9 @@ impl Core {
                 self.site_gone(site, Gone::Removed(why.text().into()), now);
             }
             other => {
+                if let DiscoveryEvent::Clock(change) = &other {
+                    self.clock_doubt = matches!(change, ClockChange::Doubted(_)).then(|| change.text());
+                }
                 if let Some(event) = super::refused::event_of(&other) {
                     self.event(event);
                 }

@@ -35,6 +35,7 @@ pub fn event_of(event: &DiscoveryEvent) -> Option<EngineEvent> {
                  not lost lately, somebody has a copy of its key"
             ),
         ),
+        DiscoveryEvent::Clock(change) => new(EventKind::ClockSet, change.text()),
         DiscoveryEvent::StoreFailed { error } => new(EventKind::StoreTrouble, error.clone()),
         DiscoveryEvent::InterfaceFailed { interface, error } => {
             new(EventKind::UplinkChanged, format!("discovery can't use interface {interface}: {error}"))

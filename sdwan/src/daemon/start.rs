@@ -38,6 +38,8 @@ use crate::tunnel::{self, BackendKind, TunnelReconciler, TunnelTask, choose_back
 
 /// Answers to probes that may wait for the core.
 const REPLIES: usize = 8_192;
+/// Notices of peers that wait.
+const NOTICES: usize = 256;
 /// Capacities found that may wait for the core.
 const CAPACITIES: usize = 1_024;
 /// Questions of the API that may wait.
@@ -290,7 +292,8 @@ impl Running {
         let seeds = config.discovery.seeds.iter();
         discovery.set_seeds(seeds.map(|seed| discovery::Seed::new(&seed.host, seed.port.unwrap_or(port))).collect());
         let (replies_sender, replies) = mpsc::channel(REPLIES);
-        let prober = Prober::new(identity.overlay, replies_sender, stamp.counters());
+        let (notices_sender, notices) = mpsc::channel(NOTICES);
+        let prober = Prober::new(identity.overlay, replies_sender, notices_sender, stamp.counters());
         let local = Local { id: identity.site, prefixes: identity.prefixes.clone(), mtu: config.tunnel.mtu };
         let engine = recorded_engine(&config, &identity, local, &policies, recording)?;
         let plane = Plane::start(dataplane)
@@ -309,6 +312,7 @@ impl Running {
             capacity::start(config.capacity.clone(), identity.overlay, Reader::open(&layout)?, capacities_sender);
         let inbox = Inbox {
             replies,
+            notices,
             capacities,
             requests,
             discovery: discovered,

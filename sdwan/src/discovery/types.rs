@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::engine::types::{RemoteSite, SiteId};
+use crate::trust::clock::ClockChange;
 use crate::trust::verifier::Refusal;
 use crate::trust::verifier::limits::{Rate, VerifierLimits};
 
@@ -195,6 +196,8 @@ pub enum DiscoveryEvent {
         /// Its sequence number.
         sequence: u64,
     },
+    /// The wall clock was set by more than an hour, or is where it should be again.
+    Clock(ClockChange),
     /// The store failed; discovery goes on without it.
     StoreFailed {
         /// Why.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::estimate::{Ignored, ProbeReply};
 use super::events::{EngineEvent, EventKind};
-use super::input::{Changes, Gone, Input, Probe};
+use super::input::{Changes, Gone, Input, Notice, Probe};
 use super::pace::{Limiter, Paces, next_probe};
 use super::path::{Cause, Path, PathState};
 use super::policy::Compilation;
@@ -48,6 +48,9 @@ pub struct IgnoredReplies {
 /// The first probe makes WireGuard shake hands, and two handshakes that cross both fail, for 5 s. Sites mostly hear of each
 /// other at the same moment: the one with the smaller id begins, and the other waits for longer than that takes.
 const HANDSHAKE_LEAD: Duration = Duration::from_millis(300);
+
+/// Paths that a peer is told by that an uplink is lost: one of the copies should arrive.
+const NOTICES: usize = 4;
 
 /// The sans-IO core of a gateway.
 #[derive(Debug)]
@@ -198,6 +201,12 @@ impl Engine {
                 }
             }
             Input::Silent { path } => self.path_silent(&path, now),
+            Input::UplinksLost { site, uplinks, number } => {
+                if let Some(known) = self.sites.get_mut(&site) {
+                    known.far_uplinks_lost(&uplinks, number, &self.compilation, &self.settings, now, &mut self.changes);
+                    self.wakes.push(Reverse((known.wake_at(), site)));
+                }
+            }
             Input::Traffic(sites) => self.traffic(&sites, now),
             Input::Load(loads) => self.loaded(&loads, now),
             Input::Capacity { path, direction, estimate } => {
@@ -425,8 +434,28 @@ impl Engine {
                 self.changes.events.push(event);
             }
         }
+        let usable = |uplinks: &[LocalUplink]| -> BTreeSet<_> {
+            uplinks.iter().filter(|uplink| uplink_usable(uplink)).map(|uplink| uplink.index).collect()
+        };
+        let lost: BTreeSet<UplinkIndex> = &usable(&self.uplinks) - &usable(&uplinks);
         self.uplinks = uplinks;
         self.refresh_paths(now);
+        self.tell_of(&lost, now);
+    }
+
+    /// The peers can't know yet that uplinks are lost here: what they send there is lost until they miss answers.
+    fn tell_of(&mut self, lost: &BTreeSet<UplinkIndex>, now: Time) {
+        if lost.is_empty() {
+            return;
+        }
+        for site in self.sites.values() {
+            let up = site.paths().filter(|(_, path)| path.state() == PathState::Up);
+            self.changes.notices.extend(up.take(NOTICES).map(|(tunnel, _)| Notice {
+                path: PathKey { site: site.remote().id, tunnel },
+                lost: lost.clone(),
+                number: now.0,
+            }));
+        }
     }
 
     /// Makes the paths of all sites fit the uplinks of both ends, and tells them what their uplink can do.

@@ -67,6 +67,8 @@ kinds! {
     TunnelTrouble = "tunnel-trouble",
     /// An announcement was refused.
     AnnouncementRefused = "announcement-refused",
+    /// The wall clock was set by more than an hour, or is right again.
+    ClockSet = "clock-set",
     /// The daemon was told to take its files anew.
     Reload = "reload",
     /// The policies changed.

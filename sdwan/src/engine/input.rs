@@ -10,7 +10,7 @@ use super::capacity::{Direction, Estimate};
 use super::estimate::{Counters, ProbeReply};
 use super::events::EngineEvent;
 use super::mtu::Known;
-use super::types::{LocalUplink, PathKey, RemoteSite, SiteId, TunnelKey};
+use super::types::{LocalUplink, PathKey, RemoteSite, SiteId, TunnelKey, UplinkIndex};
 
 /// Something that the engine should know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +51,15 @@ pub enum Input {
     Silent {
         /// The path.
         path: PathKey,
+    },
+    /// A site says by another path that it lost uplinks just now.
+    UplinksLost {
+        /// The site.
+        site: SiteId,
+        /// Its uplinks.
+        uplinks: BTreeSet<UplinkIndex>,
+        /// The same for all copies of one notice.
+        number: u64,
     },
     /// The sites that user packets went to or came from since the last such input; comes about once a second.
     Traffic(BTreeSet<SiteId>),
@@ -101,6 +110,17 @@ pub struct Probe {
     pub detection: Duration,
 }
 
+/// What a peer is to be told at once: by this path, that these uplinks of this site are lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// By which path.
+    pub path: PathKey,
+    /// The uplinks.
+    pub lost: BTreeSet<UplinkIndex>,
+    /// The same for all copies of one notice.
+    pub number: u64,
+}
+
 /// What changed since the engine was last asked.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
@@ -116,6 +136,8 @@ pub struct Changes {
     pub rules: bool,
     /// For operators.
     pub events: Vec<EngineEvent>,
+    /// Peers are to be told.
+    pub notices: Vec<Notice>,
 }
 
 impl Changes {

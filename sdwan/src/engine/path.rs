@@ -65,6 +65,8 @@ pub enum Cause {
     UplinkDown,
     /// The tunnel's interface is missing.
     NoTunnel,
+    /// The peer says that its uplink is lost.
+    FarUplinkDown,
 }
 
 impl Cause {
@@ -76,6 +78,7 @@ impl Cause {
             Self::Loss => "more than half of the probes are lost",
             Self::UplinkDown => "the uplink is down",
             Self::NoTunnel => "the tunnel interface is missing",
+            Self::FarUplinkDown => "the peer says that its uplink is down",
         }
     }
 }
@@ -112,6 +115,9 @@ pub struct Path {
     /// The detection time that the data path was last told of.
     told_detection: Duration,
     usable_uplink: Result<(), Cause>,
+    /// The peer said that its uplink is lost before the probe with this number left: answers to earlier ones were on
+    /// their way, and prove nothing.
+    proves_from: Option<u32>,
     quality: Quality,
     /// Below the score that is good enough, in whatever state.
     poor: bool,
@@ -144,6 +150,7 @@ impl Path {
             answers_at_pace: 0,
             told_detection: Duration::ZERO,
             usable_uplink: Ok(()),
+            proves_from: None,
             quality: Quality::default(),
             poor: false,
             told_degraded: false,
@@ -352,9 +359,11 @@ impl Path {
             // Nor must what was lost while the tunnel's ends shook hands.
             self.forget_loss(settings);
         }
-        if self.usable_uplink.is_err() {
+        let on_its_way = |from: u32| reply.sequence.wrapping_sub(from).cast_signed() < 0;
+        if self.usable_uplink.is_err() || self.proves_from.is_some_and(on_its_way) {
             return Ok(None);
         }
+        self.proves_from = None;
         Ok(match self.state {
             PathState::Starting if self.answers_in_row >= settings.first_answers => {
                 self.go(PathState::Up, Cause::Answers, now)
@@ -382,6 +391,15 @@ impl Path {
                 self.fall(cause, now, settings)
             }
             _ => None,
+        }
+    }
+
+    /// The peer says that its uplink is lost. Answers to probes that leave from now on say when it is back.
+    pub fn far_uplink_lost(&mut self, now: Time, settings: &Settings) -> Option<Transition> {
+        self.proves_from = Some(self.estimator.next_sequence());
+        match self.state {
+            PathState::Up | PathState::Recovering => self.fall(Cause::FarUplinkDown, now, settings),
+            PathState::Starting | PathState::Down => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! A remote site: its paths, and one path set per class.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::capacity::{Direction, Estimate};
@@ -14,7 +14,7 @@ use super::score::{Surroundings, class_score, complies};
 use super::sets::{MoveReason, Moved, Rated, Set, Tier};
 use super::settings::Settings;
 use super::time::Time;
-use super::types::{PathKey, RemoteSite, TunnelKey};
+use super::types::{PathKey, RemoteSite, TunnelKey, UplinkIndex};
 
 /// After its first path came up, a site's classes settle without holds for this long: the other paths come up only
 /// moments later.
@@ -44,6 +44,8 @@ pub struct Site {
     rate_at: Time,
     wake_at: Time,
     active_until: Time,
+    /// Number of the last notice from it.
+    noticed: Option<u64>,
 }
 
 impl Site {
@@ -59,6 +61,7 @@ impl Site {
             wake_at: now,
             // Until it is known better: the paths of a new site are to come up soon.
             active_until: now + NEW,
+            noticed: None,
         }
     }
 
@@ -290,6 +293,28 @@ impl Site {
         let Some(entry) = self.paths.get_mut(&tunnel) else { return };
         let Some(transition) = entry.path.silent(now, settings) else { return };
         report(&self.remote, tunnel, &entry.path, transition, settings, now, changes);
+        self.decide(compilation, settings, now, changes);
+        self.plan(settings, now);
+    }
+
+    /// The site says that it lost uplinks. A notice comes by several paths: later copies mean nothing.
+    pub(super) fn far_uplinks_lost(
+        &mut self,
+        uplinks: &BTreeSet<UplinkIndex>,
+        number: u64,
+        compilation: &Compilation,
+        settings: &Settings,
+        now: Time,
+        changes: &mut Changes,
+    ) {
+        if self.noticed.replace(number) == Some(number) {
+            return;
+        }
+        for (tunnel, entry) in self.paths.iter_mut().filter(|(tunnel, _)| uplinks.contains(&tunnel.remote)) {
+            if let Some(transition) = entry.path.far_uplink_lost(now, settings) {
+                report(&self.remote, *tunnel, &entry.path, transition, settings, now, changes);
+            }
+        }
         self.decide(compilation, settings, now, changes);
         self.plan(settings, now);
     }

@@ -15,6 +15,7 @@ use super::{Engine, Local, Time};
 
 mod copies;
 mod detection;
+mod notices;
 
 const VOICE: u16 = 0;
 

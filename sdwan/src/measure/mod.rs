@@ -6,6 +6,7 @@
 pub mod capacity;
 pub mod clock;
 pub mod mtu;
+pub mod notice;
 mod reflector;
 mod sender;
 pub mod socket;

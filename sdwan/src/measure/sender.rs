@@ -12,6 +12,7 @@ use sdwan_common::abi::peer_flag;
 use sdwan_common::stamp::direct::{self, DirectMeasurement};
 use sdwan_common::stamp::{self, Extension, ReflectorPacket, SenderPacket, Timestamp};
 
+use super::notice::{self, Notices};
 use super::reflector;
 use super::socket::{Binding, Datagram, TestSocket};
 use super::stamp::answer::ClockQuality;
@@ -20,7 +21,7 @@ use super::stamp::listen;
 use super::{Error, Received, Replies, clock};
 use crate::engine::Time;
 use crate::engine::estimate::{Counters, ProbeReply};
-use crate::engine::input::Probe;
+use crate::engine::input::{Notice, Probe};
 use crate::engine::types::TunnelKey;
 
 /// What happened to probes outside the engine's sight.
@@ -28,13 +29,13 @@ use crate::engine::types::TunnelKey;
 pub struct ProbeCounters {
     /// Probes handed to the kernel.
     pub sent: AtomicU64,
-    /// Probes that the kernel refused.
+    /// Probes and notices that the kernel refused.
     pub send_failed: AtomicU64,
-    /// Packets on the sender's port that answer no probe of ours: cut short, stretched, from another port, of another session.
+    /// Packets on the sender's port that answer no probe of ours, and on the port for notices that are none: cut short, stretched, from another port, of another session.
     pub malformed: AtomicU64,
     /// Replies from the overlay address of no site.
     pub foreign: AtomicU64,
-    /// Replies that found the daemon busy.
+    /// Replies and notices that found the daemon busy.
     pub overrun: AtomicU64,
     /// Probes answered by the reflector in user space.
     pub reflected: AtomicU64,
@@ -52,7 +53,8 @@ impl ProbeCounters {
 struct Tunnel {
     ifindex: u32,
     socket: Arc<TestSocket>,
-    tasks: [JoinHandle<()>; 2],
+    notices: Arc<TestSocket>,
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Drop for Tunnel {
@@ -65,17 +67,18 @@ impl Drop for Tunnel {
 pub struct Prober {
     overlay: IpAddr,
     replies: Replies,
+    notices: Notices,
     counters: Arc<ProbeCounters>,
     tunnels: BTreeMap<TunnelKey, Tunnel>,
     clock: listen::Clock,
 }
 
 impl Prober {
-    /// `overlay` is this site's own address, which probes come from; replies go to `replies`; `listener` are the counters
-    /// of the reflector outside the tunnels.
-    pub fn new(overlay: IpAddr, replies: Replies, listener: Arc<ReflectorCounters>) -> Self {
+    /// `overlay` is this site's own address, which probes come from; replies go to `replies`, and what peers say of their
+    /// uplinks to `notices`; `listener` are the counters of the reflector outside the tunnels.
+    pub fn new(overlay: IpAddr, replies: Replies, notices: Notices, listener: Arc<ReflectorCounters>) -> Self {
         let counters = Arc::new(ProbeCounters { listener, ..ProbeCounters::default() });
-        Self { overlay, replies, counters, tunnels: BTreeMap::new(), clock: listen::Clock::default() }
+        Self { overlay, replies, notices, counters, tunnels: BTreeMap::new(), clock: listen::Clock::default() }
     }
 
     /// The counters, shared.
@@ -122,6 +125,18 @@ impl Prober {
         }
     }
 
+    /// Tells a peer by a path which uplinks are lost here. A failure is counted: the peer will find out by its probes.
+    pub fn tell(&mut self, notice: &Notice, destination: IpAddr) {
+        let sent = self.tunnels.get(&notice.path.tunnel).map(|open| {
+            let payload = notice::encode(&notice.lost, notice.number);
+            open.notices.send(&payload, SocketAddr::new(destination, notice::PORT))
+        });
+        if !matches!(sent, Some(Ok(()))) {
+            debug!(tunnel = %notice.path.tunnel, %destination, ?sent, "cannot send a notice");
+            ProbeCounters::count(&self.counters.send_failed);
+        }
+    }
+
     fn open(&self, tunnel: TunnelKey, ifindex: u32) -> Result<Tunnel, Error> {
         let interface = tunnel.interface();
         let open = |port, patient| {
@@ -132,10 +147,13 @@ impl Prober {
         let socket = Arc::new(open(0, false)?);
         // A reflector of the operator's may listen on this port of all addresses.
         let answers = open(stamp::PORT, true)?;
+        let notices = Arc::new(open(notice::PORT, true)?);
         let receiver =
             tokio::spawn(receive_replies(tunnel, socket.clone(), self.replies.clone(), self.counters.clone()));
         let reflector = tokio::spawn(reflector::run(interface, answers, self.counters.clone()));
-        Ok(Tunnel { ifindex, socket, tasks: [receiver, reflector] })
+        let noticing =
+            tokio::spawn(notice::receive(tunnel, notices.clone(), self.notices.clone(), self.counters.clone()));
+        Ok(Tunnel { ifindex, socket, notices, tasks: [receiver, reflector, noticing] })
     }
 }
 

@@ -64,6 +64,31 @@ pub(super) fn damage_marker(path: &Path) -> PathBuf {
     with_suffix(path, ".damaged")
 }
 
+/// Databases up to this size, bytes, are looked through whole while they are in use: it takes milliseconds.
+const SMALL: u64 = 16 << 20;
+
+/// Looks at a database that is in use, with a connection that remembers nothing: the writer's own works on with the pages
+/// that it holds, whatever becomes of the file. Of a large database only the schema and a little of the longest tables is
+/// read.
+pub(super) fn look(path: &Path, size_bytes: u64) -> rusqlite::Result<()> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_timeout(Duration::from_secs(1))?;
+    connection.query_row(
+        "SELECT (SELECT count(*) FROM sqlite_schema), (SELECT max(id) FROM events), (SELECT time_s FROM path_metrics LIMIT 1)",
+        [],
+        |_| Ok(()),
+    )?;
+    if size_bytes > SMALL {
+        return Ok(());
+    }
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    Err(rusqlite::Error::SqliteFailure(code, Some(found)))
+}
+
 /// Is the file itself broken, rather than out of reach?
 pub(super) fn is_damage_code(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))

@@ -307,6 +307,26 @@ fn a_damaged_database_is_moved_aside_and_the_operator_told() {
 }
 
 #[test]
+fn damage_of_a_database_that_is_in_use_is_seen_although_the_writer_works_on() {
+    for (from, bytes) in [(0, 4096), (40 * 4096, 16 * 4096)] {
+        let (_directory, path, store) = fresh();
+        for time in 0..3_000 {
+            store.record(event(time, EventKind::PathUp));
+        }
+        store.flush().unwrap();
+        let size = || std::fs::metadata(&path).unwrap().len();
+        // What is in the log is written to the file, so that the file is what is read.
+        Connection::open(&path).unwrap().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        open::look(&path, size()).unwrap();
+        assert!(size() > 60 * 4096, "{} bytes", size());
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xa5; bytes], from).unwrap();
+        let error = open::look(&path, size()).unwrap_err();
+        assert!(open::is_damage_code(&error), "{from}: {error}");
+    }
+}
+
+#[test]
 fn damage_found_while_running_is_reported_and_mended_at_the_next_start() {
     let (_directory, path, store) = fresh();
     store.sequences().reserve_own(50, 0).unwrap();

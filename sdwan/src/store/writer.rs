@@ -13,6 +13,8 @@ use super::record::{Record, insert};
 use super::retention::Housekeeping;
 use super::{StoreHealth, open};
 use crate::config::StoreConfig;
+use crate::trust::clock::ClockWatch;
+use crate::trust::verifier::Now;
 
 /// Records are written at the latest this long after they were queued …
 const BATCH_DELAY: Duration = Duration::from_secs(1);
@@ -167,6 +169,10 @@ pub(super) struct Writer {
     held: Vec<Record>,
     backoff: Duration,
     not_before: Option<Instant>,
+    /// The damage that was found. It stays until the next start, even though writing may seem to work.
+    damage: Option<String>,
+    clock: ClockWatch,
+    started: Instant,
 }
 
 impl Writer {
@@ -186,6 +192,9 @@ impl Writer {
             held: Vec::new(),
             backoff: BACKOFF.0,
             not_before: None,
+            damage: None,
+            clock: ClockWatch::default(),
+            started: Instant::now(),
         }
     }
 
@@ -230,8 +239,8 @@ impl Writer {
                 self.backoff = BACKOFF.0;
                 self.not_before = None;
                 self.health.send_modify(|health| {
-                    health.ok = true;
-                    health.trouble = None;
+                    health.ok = self.damage.is_none();
+                    health.trouble.clone_from(&self.damage);
                     health.written += written;
                     health.rejected += rejected as u64;
                 });
@@ -246,11 +255,18 @@ impl Writer {
 
     /// One step of the work on old history; `true` when there is more to do right away.
     fn housekeep(&mut self) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
+        let now = self.now_unix();
         match self.housekeeping.step(&mut self.connection, now) {
             Ok(step) => {
+                if self.damage.is_none()
+                    && let Err(error) = open::look(&self.path, step.size_bytes)
+                    && open::is_damage_code(&error)
+                {
+                    self.failed("read", error);
+                    return false;
+                }
                 self.health.send_if_modified(|health| {
-                    let recovered = !health.ok && self.held.is_empty();
+                    let recovered = !health.ok && self.held.is_empty() && self.damage.is_none();
                     if recovered {
                         health.ok = true;
                         health.trouble = None;
@@ -268,6 +284,15 @@ impl Writer {
         }
     }
 
+    /// Unix time, s, by which history is old: a wall clock that was set far ahead doesn't age it at once.
+    fn now_unix(&mut self) -> i64 {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        let now = Now { monotonic: self.started.elapsed(), unix_ms };
+        self.clock.look(now);
+        i64::try_from(self.clock.times(now).reckoned_ms / 1_000).unwrap_or(i64::MAX)
+    }
+
     fn failed(&mut self, action: &'static str, error: rusqlite::Error) {
         let damaged = open::is_damage_code(&error);
         let mut trouble = super::StoreError::Sqlite { action, path: self.path.clone(), source: error }.to_string();
@@ -278,6 +303,7 @@ impl Writer {
             if !marked {
                 trouble.push_str(" (and the directory can't be written)");
             }
+            self.damage = Some(trouble.clone());
         }
         tracing::warn!(target: "sdwan::store", "{trouble}");
         self.health.send_modify(|health| {

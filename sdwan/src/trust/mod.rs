@@ -5,6 +5,7 @@
 
 pub mod announcement;
 pub mod certificate;
+pub mod clock;
 pub mod files;
 pub mod keys;
 pub mod mesh;

@@ -176,8 +176,11 @@ impl Builder {
             namespace.sysctl(&PROVIDER)?;
             let mut lines = String::from("link set lo up\n");
             if *kind == Provider::Bridge {
+                // With an address of its own: otherwise it has the lowest of its ports', and when a port comes or goes
+                // all customers send to a gateway that is no more.
                 lines.push_str(&format!(
-                    "link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set {BRIDGE} up\n"
+                    "link add {BRIDGE} address 02:5d:00:00:00:{number:02x} type bridge stp_state 0 forward_delay 0 \
+                     mcast_snooping 0\nlink set {BRIDGE} up\n"
                 ));
                 let position = self.position(number, 0);
                 for one in position.attachments(self.families) {

@@ -13,6 +13,9 @@ use super::plan::{Attachment, Families, Provider, UplinkPosition};
 
 /// A classic BPF program that drops everything: return 2 (`TC_ACT_SHOT`).
 const DROP_ALL: &str = "bpf direct-action bytecode \"1,6 0 0 2\"";
+/// The same for UDP over IPv4 (protocol 17 at byte 23) and IPv6 (at byte 20); everything else goes on.
+const DROP_UDP: &str = "bpf direct-action bytecode \"9,40 0 0 12,21 0 2 2048,48 0 0 23,21 3 4 17,21 0 3 34525,\
+                        48 0 0 20,21 0 1 17,6 0 0 2,6 0 0 4294967295\"";
 
 /// How a line is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,13 +28,15 @@ pub enum Cut {
     SilentUp,
     /// Packets to the site vanish; the others arrive.
     SilentDown,
+    /// UDP vanishes both ways, and with it the tunnels; everything else is answered, as by a captive portal.
+    Portal,
 }
 
 impl Cut {
     const fn drops(self) -> &'static [&'static str] {
         match self {
             Self::Carrier => &[],
-            Self::Silent => &["ingress", "egress"],
+            Self::Silent | Self::Portal => &["ingress", "egress"],
             Self::SilentUp => &["ingress"],
             Self::SilentDown => &["egress"],
         }
@@ -363,8 +368,9 @@ impl Link {
             if !state.has_hook {
                 lines.push_str(&format!("qdisc add dev {port} clsact\n"));
             }
+            let what = if cut == Cut::Portal { DROP_UDP } else { DROP_ALL };
             for hook in cut.drops() {
-                lines.push_str(&format!("filter add dev {port} {hook} pref 1 protocol all {DROP_ALL}\n"));
+                lines.push_str(&format!("filter add dev {port} {hook} pref 1 protocol all {what}\n"));
             }
             self.parts.provider.tc(&lines)?;
             state.has_hook = true;

@@ -22,6 +22,7 @@ mod error;
 mod keeper;
 mod link;
 mod namespace;
+mod nat;
 mod netem;
 pub mod offload;
 mod plan;

@@ -37,12 +37,14 @@ pub struct Cuts<'a> {
     pub cut: Cut,
     /// Sites whose daemons live.
     pub alive: &'a [&'a str],
+    /// Site that sends the stream, a or b. The line that is cut is always one of site a's.
+    pub sender: &'a str,
 }
 
 impl Cuts<'static> {
     /// Silent cuts between two sites with living daemons.
     pub fn silent(count: usize) -> Self {
-        Self { count, cut: Cut::Silent, alive: &["a", "b"] }
+        Self { count, cut: Cut::Silent, alive: &["a", "b"], sender: "a" }
     }
 }
 
@@ -86,7 +88,7 @@ impl Gaps {
     }
 }
 
-/// Streams voice from site a to site b and cuts the line in use at site a so many times.
+/// Streams voice between site a and site b and cuts the line in use at site a so many times.
 ///
 /// A gap lasts from the last packet by the old path, which is at most a packet's interval before the cut, to the first by
 /// another: never shorter than from the cut on.
@@ -96,14 +98,15 @@ impl Gaps {
 /// that the stream had just left, and are made again. A lost carrier that costs none counts as a gap of one packet's
 /// interval.
 pub fn cut_again_and_again(mesh: &Mesh, cuts: &Cuts) -> Result<Gaps> {
-    let (a, b) = (mesh.bed().site("a").host(0), mesh.bed().site("b").host(0));
-    let receiver = UdpReceiver::with_silence(b, SocketAddr::new(b.v4(), PORT), SILENCE)?;
-    let sender = UdpSender::start(a, UdpSpec::new(receiver.local(), paced(RATE)))?;
+    let other = if cuts.sender == "a" { "b" } else { "a" };
+    let (from, to) = (mesh.bed().site(cuts.sender).host(0), mesh.bed().site(other).host(0));
+    let receiver = UdpReceiver::with_silence(to, SocketAddr::new(to.v4(), PORT), SILENCE)?;
+    let sender = UdpSender::start(from, UdpSpec::new(receiver.local(), paced(RATE)))?;
     sleep(Duration::from_millis(500));
     let mut gaps = Vec::new();
     let mut missed = 0;
     while gaps.len() < cuts.count {
-        let uplink = uplink_in_use(mesh)?;
+        let uplink = busiest_uplink(mesh, if cuts.sender == "a" { "tx_packets" } else { "rx_packets" })?;
         let link = mesh.bed().link("a", uplink);
         let start_ns = unix_ns();
         link.cut(cuts.cut)?;
@@ -164,13 +167,17 @@ fn return_of_paths(mesh: &Mesh, alive: &[&str]) -> Result<()> {
 /// # Errors
 /// When a counter can't be read.
 pub fn uplink_in_use(mesh: &Mesh) -> Result<&'static str> {
+    busiest_uplink(mesh, "tx_packets")
+}
+
+/// The uplink of site a of which this counter rises faster.
+fn busiest_uplink(mesh: &Mesh, counter: &str) -> Result<&'static str> {
     let namespace = mesh.gateway("a").namespace();
-    let sent = || -> Result<[u64; 2]> {
-        Ok([namespace.statistic("isp1", "tx_packets")?, namespace.statistic("isp2", "tx_packets")?])
-    };
-    let before = sent()?;
+    let count =
+        || -> Result<[u64; 2]> { Ok([namespace.statistic("isp1", counter)?, namespace.statistic("isp2", counter)?]) };
+    let before = count()?;
     sleep(patience(LOOK));
-    let after = sent()?;
+    let after = count()?;
     Ok(if after[0] - before[0] > after[1] - before[1] { "isp1" } else { "isp2" })
 }
 

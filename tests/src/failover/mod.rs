@@ -42,6 +42,9 @@ pub fn run() -> Result<Figures> {
     say(&format!("{SOME} lost carriers"));
     let carrier = Cuts { cut: Cut::Carrier, ..Cuts::silent(SOME) };
     median(&mut figures, "failover.carrier.p50_ms", cut_again_and_again(&mesh, &carrier));
+    say(&format!("{SOME} lost carriers of the receiving site"));
+    let far = Cuts { sender: "b", ..carrier };
+    median(&mut figures, "failover.carrier_far.p50_ms", cut_again_and_again(&mesh, &far));
     for (name, dead, alive) in [("local", "a", "b"), ("remote", "b", "a")] {
         say(&format!("{SOME} silent cuts, the {name} daemon killed"));
         let cuts = Cuts { alive: &[alive], ..Cuts::silent(SOME) };

@@ -21,14 +21,7 @@ const RECOVERY: Duration = Duration::from_secs(60);
 fn on_a_small_disk() -> Mesh {
     let options = MeshOptions { extra: QUICK_RETURN.into(), ..MeshOptions::default() };
     let mesh = Mesh::prepare(two_sites(), &options).expect("the mesh is prepared");
-    let a = mesh.gateway("a");
-    let state = a.state();
-    let state = state.to_string_lossy();
-    let line = format!(
-        "cp -a '{state}' '{state}.copy' && mount -t tmpfs -o size=8m,mode=0700 none '{state}' && \
-         cp -a '{state}.copy/.' '{state}/'"
-    );
-    a.namespace().shell(&line).expect("the state is on a disk of its own");
+    mesh.gateway("a").put_state_on_a_disk(8).expect("the state is on a disk of its own");
     mesh.start_daemons().expect("the daemons start");
     mesh.wait_until_up(PATIENCE).expect("all paths come up");
     mesh
@@ -80,8 +73,7 @@ fn a_full_disk_and_then_a_broken_database_cost_no_traffic_and_are_told() {
     let sender = UdpSender::start(a, UdpSpec::new(receiver.local(), 500.0)).expect("the sender starts");
     std::thread::sleep(Duration::from_millis(500));
 
-    // dd ends with an error when nothing more fits.
-    in_state(gateway, "dd if=/dev/zero of=filler bs=4k 2> /dev/null || test -s filler");
+    gateway.fill_disk().expect("the disk is filled");
     let uplink = uplink_in_use(&mesh);
     mesh.bed().link("a", uplink).cut(Cut::Silent).expect("the line is cut");
     wait_for_store(gateway, Some("Make room on the disk"));
@@ -101,7 +93,7 @@ fn a_full_disk_and_then_a_broken_database_cost_no_traffic_and_are_told() {
     println!("cut on a full disk: gap {:?}, {} of {} lost", report.longest_loss(), report.lost, report.sent);
     assert!(report.longest_loss() < Duration::from_secs(1), "{:?}", report.gaps);
 
-    in_state(gateway, "rm filler");
+    gateway.make_room_on_disk().expect("there is room again");
     wait_for_store(gateway, None);
     policy(gateway, "after-the-full-disk").expect("a policy can be added again");
     // What happened meanwhile wasn't forgotten.

@@ -2,6 +2,7 @@
 
 mod attacker;
 mod backend;
+mod chaos;
 mod data_loss;
 mod detached;
 mod discovery;
@@ -10,6 +11,7 @@ mod failover;
 mod families;
 mod fast_path;
 mod faults;
+mod hard_failures;
 mod marking;
 mod moves;
 mod recording;
@@ -19,6 +21,7 @@ mod revoked;
 mod steering;
 mod sticky;
 mod tcp_rtt;
+mod uplink_life;
 mod uplinks;
 
 use std::net::SocketAddr;

@@ -153,6 +153,8 @@ impl Core {
         let Identity { mesh, key, certificate, revocations } = identity;
         let limits = config.limits;
         let mut verifier = Verifier::new(mesh, key.site(), revocations, limits.verifier);
+        // The first look has nothing to tell: the clock is believed.
+        verifier.look_at_clocks(now);
         verifier.set_own_sequence(numbers.start.saturating_sub(1));
         let monotonic = now.monotonic;
         Self {
@@ -393,6 +395,9 @@ impl Core {
     fn housekeeping(&mut self, now: Now) {
         for event in self.refusals.tick(now.monotonic) {
             self.outbox.event(event);
+        }
+        if let Some(change) = self.verifier.look_at_clocks(now) {
+            self.outbox.event(DiscoveryEvent::Clock(change));
         }
         let expired = self.verifier.expire(now);
         self.remove_sites(&expired, Removal::Expired);

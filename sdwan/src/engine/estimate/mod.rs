@@ -159,6 +159,11 @@ impl Estimator {
         sequence
     }
 
+    /// Sequence number of the next probe.
+    pub fn next_sequence(&self) -> u32 {
+        self.next_sequence
+    }
+
     /// An answer came in. `received` is when, on the engine's clock.
     pub fn reply(&mut self, reply: &ProbeReply, received: Time) -> Result<Duration, Ignored> {
         let probe = self.in_flight(reply.sequence).ok_or(Ignored::Unknown)?;

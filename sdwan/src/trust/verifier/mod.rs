@@ -27,6 +27,7 @@ pub use self::refusal::{Refusal, Refused};
 use self::sites::Sites;
 use super::announcement::SiteMessage;
 use super::certificate::Certificate;
+use super::clock::{ClockChange, ClockWatch, Dates};
 use super::mesh::Mesh;
 use super::persist::StoredAnnouncement;
 use super::revocation::{RevocationList, RevocationPage, Revoked};
@@ -153,6 +154,7 @@ pub struct Verifier {
     certificate_order: VecDeque<[u8; 32]>,
     sites: Sites,
     revocations: RevocationList,
+    clock: ClockWatch,
     counters: VerifierCounters,
 }
 
@@ -171,6 +173,7 @@ impl Verifier {
             certificates: HashMap::new(),
             certificate_order: VecDeque::new(),
             revocations,
+            clock: ClockWatch::default(),
             counters: VerifierCounters::default(),
         }
     }
@@ -247,7 +250,17 @@ impl Verifier {
 
     /// Drops active sites whose certificate ended.
     pub fn expire(&mut self, now: Now) -> Vec<SiteId> {
-        self.remove_where(|admitted| admitted.certificate.content.not_after <= now.unix())
+        let times = self.clock.times(now);
+        self.remove_where(|admitted| {
+            let content = &admitted.certificate.content;
+            times.dates(content.not_before, content.not_after) == Dates::Over
+        })
+    }
+
+    /// Compares the wall clock with the monotonic one; to be called about once a second, and at the start. A wall clock
+    /// that was set by more than an hour is not believed alone.
+    pub fn look_at_clocks(&mut self, now: Now) -> Option<ClockChange> {
+        self.clock.look(now)
     }
 
     /// Adds pages that the operator installed by hand. Returns those that are new, and the sites that they remove.
@@ -335,7 +348,8 @@ impl Verifier {
         } else if let Some(last) = last {
             if message.sequence < last {
                 let held = self.sites.overtaken(site).is_some_and(|held| **held == *datagram);
-                let late = held && message.made_unix_ms.abs_diff(now.unix_ms) <= OVERTAKING.as_millis() as u64;
+                let late =
+                    held && self.clock.times(now).distance_ms(message.made_unix_ms) <= OVERTAKING.as_millis() as u64;
                 return if late { Ok(Verdict::Known(site)) } else { Err(Refusal::Replayed) };
             }
             if message.sequence == last && self.sites.last_datagram(site).is_some_and(|held| **held == *datagram) {
@@ -354,7 +368,7 @@ impl Verifier {
             return Ok(Verdict::Own { ahead: Some(message.sequence) });
         }
         let first_contact = last.is_none();
-        let skew = message.made_unix_ms.abs_diff(now.unix_ms);
+        let skew = self.clock.times(now).distance_ms(message.made_unix_ms);
         if message.content.is_none() {
             let sequence = message.sequence;
             self.authenticate(now, &message, datagram)?;
@@ -396,11 +410,10 @@ impl Verifier {
     fn authenticate(&mut self, now: Now, message: &SiteMessage, datagram: &[u8]) -> Result<Arc<Admitted>, Refusal> {
         let admitted = self.admit(&message.certificate)?;
         let content = &admitted.certificate.content;
-        if now.unix() < content.not_before {
-            return Err(Refusal::NotYetValid);
-        }
-        if now.unix() >= content.not_after {
-            return Err(Refusal::Expired);
+        match self.clock.times(now).dates(content.not_before, content.not_after) {
+            Dates::Valid => {}
+            Dates::NotYet => return Err(Refusal::NotYetValid),
+            Dates::Over => return Err(Refusal::Expired),
         }
         if self.is_revoked(&admitted) {
             return Err(Refusal::Revoked);

@@ -428,3 +428,27 @@ fn a_bucket_fills_again() {
     assert!(bucket.take(Duration::from_secs(100)) && bucket.take(Duration::from_secs(100)));
     assert!(!bucket.take(Duration::from_secs(100)));
 }
+
+#[test]
+fn a_wall_clock_that_is_set_by_a_year_ends_no_site_and_refuses_none() {
+    for by_ms in [365 * 86_400_000_i64, -365 * 86_400_000] {
+        let mut bench = Bench::new();
+        let site = Site::new(1);
+        bench.verifier.look_at_clocks(at(0));
+        bench.accept(0, &site.announce(7, at(0)));
+        let set = |ms: u64| Now { unix_ms: at(ms).unix_ms.saturating_add_signed(by_ms), ..at(ms) };
+        assert!(bench.verifier.expire(set(1_000)).is_empty(), "before the jump was looked at");
+        assert_eq!(bench.verifier.look_at_clocks(set(1_000)), Some(ClockChange::Doubted(by_ms)));
+        assert!(bench.verifier.expire(set(2_000)).is_empty());
+        let source = "198.51.100.1".parse().unwrap();
+        for (number, ms) in [(8, 3_000), (9, 60_000)] {
+            let verdict = bench.verifier.judge(set(ms), source, false, &site.announce(number, at(ms)));
+            assert!(matches!(verdict, Ok(Verdict::Announcement(_))), "{by_ms}: {verdict:?}");
+        }
+        // Somebody new, whose own clock is right.
+        let verdict = bench.verifier.judge(set(61_000), source, false, &Site::new(2).announce(1, at(61_000)));
+        assert!(matches!(verdict, Ok(Verdict::Announcement(_))), "{by_ms}: {verdict:?}");
+        // By the reckoned time it ends when it should.
+        assert_eq!(bench.verifier.expire(set(LIFE * 1_000)).len(), 2, "{by_ms}");
+    }
+}
