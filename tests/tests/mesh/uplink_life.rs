@@ -205,7 +205,8 @@ fn between_two_lines_behind_nats_is_no_path_and_the_others_carry_the_traffic() {
     let streams = BothWays::start(&mesh, 200.0);
     sleep(Duration::from_secs(2));
     assert!(streams.flow());
-    assert_eq!(streams.longest(0), Duration::ZERO);
+    // A packet may be lost while the first of the three paths settle.
+    assert!(streams.longest(0) < Duration::from_millis(100), "{:?}", streams.longest(0));
     for gateway in mesh.gateways() {
         let paths = gateway.paths().expect("the paths");
         let between = paths.iter().find(|path| path.tunnel.code() == 0).expect("it is listed");

@@ -14,10 +14,8 @@ const CS1: u8 = 8;
 /// RTP's usual range, UDP 16384–32767, contains the games' 27000–28000. The narrower range wins: `voip-video` leaves
 /// it out, or no game would ever be classified as one.
 ///
-/// A call stays on a path that keeps the bounds of a call until it ends: by them nobody hears that another path is better,
-/// while the step of delay when it moves can be heard; it is over in minutes, and the next one takes the better path. The
-/// other flows return to the better path: games have no bounds and gain by every millisecond, transfers and whatever else
-/// may last for hours on a line that is slow or paid by the byte.
+/// Flows of all four return to the better path once it has held: it is what a line is mended for, and transfers and calls
+/// may last for hours on one that is slow or paid by the byte.
 pub fn default_policies() -> Vec<Policy> {
     // A call is to be had: one way 150 ms (ITU-T G.114), and what a jitter buffer and loss concealment cope with.
     let call = Sla { latency_ms: Some(300.0), jitter_ms: Some(40.0), loss_pct: Some(2.0), ..Sla::default() };
@@ -39,11 +37,7 @@ pub fn default_policies() -> Vec<Policy> {
         dscp(&[46, 34]),
     ];
     vec![
-        Policy {
-            sla: call,
-            sticky: Sticky::UntilEnd,
-            ..policy("voip-video", 100, voice, Preference::Latency, Some(EF))
-        },
+        Policy { sla: call, ..policy("voip-video", 100, voice, Preference::Latency, Some(EF)) },
         policy("gaming", 200, vec![ports(&[UDP], &[(27000, 28000), (3074, 3074)])], Preference::Latency, Some(CS4)),
         policy(
             "bulk",
