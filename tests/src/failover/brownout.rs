@@ -39,7 +39,7 @@ const SOURCE_PORT: u16 = 40_000;
 pub struct Brownout {
     /// From the first lost packet until voice had left the line.
     pub left_after: Duration,
-    /// Other classes that moved meanwhile or within the next seconds.
+    /// What was told of other classes that moved meanwhile or within the next seconds.
     pub others: Vec<String>,
     /// Probes enough were lost in a row that the path was taken for dead, which moves all classes. Before its loss is known
     /// that happens in one brownout of thirty.
@@ -96,9 +96,10 @@ pub fn brownout(mesh: &Mesh, round: u16) -> Result<Brownout> {
     sleep(WATCH);
     let since: Vec<EventView> = events(mesh)?.into_iter().filter(|event| event.id > last).collect();
     let taken_for_dead = since.iter().any(|event| event.event.kind == EventKind::PathDown);
-    let moved = since.into_iter().filter_map(|event| event.event.class);
-    let mut others: Vec<String> = moved.filter(|class| class != "voip-video").collect();
-    others.dedup();
+    let others = since.into_iter().map(|event| event.event).filter(|event| {
+        event.kind == EventKind::ClassMoved && event.class.as_deref().is_some_and(|class| class != "voip-video")
+    });
+    let others: Vec<String> = others.map(|event| event.message).collect();
     link.impair(&Impairment::delay(SHORT))?;
     receiver.finish(&sender.stop()?, Duration::from_secs(1))?;
     Ok(Brownout { left_after, others, taken_for_dead })
@@ -116,7 +117,7 @@ pub(super) fn figure(say: impl Fn(&str)) -> Result<Vec<Duration>> {
         }
         say(&format!("voice left after {:.2} s", left_after.as_secs_f64()));
         if !others.is_empty() {
-            bail!("other classes moved, too: {}", others.join(", "));
+            bail!("other classes moved, too: {}", others.join("; "));
         }
         times.push(left_after);
     }
