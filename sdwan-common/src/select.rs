@@ -128,6 +128,14 @@ pub struct SecondState {
     pub shared: u8,
 }
 
+impl SecondState {
+    /// Of a path with these uplinks, (local, remote), beside a first path with those.
+    #[inline(always)]
+    pub const fn new(usable: bool, uplinks: (u8, u8), first: (u8, u8)) -> Self {
+        Self { usable, shared: (uplinks.0 == first.0) as u8 + (uplinks.1 == first.1) as u8 }
+    }
+}
+
 /// Chooses the path of the copies of a flow whose packets go by `first`: of the usable ones with room the one that shares
 /// the fewest uplinks with it, then the one of the lowest rank, then the first. A path that shares both uplinks is no
 /// second way. `state` as for [`select`].

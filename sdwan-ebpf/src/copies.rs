@@ -50,9 +50,11 @@ fn choose(decision: &Decision, packet: &mut Packet, config: &Config) -> u32 {
     select_second_in(&mut packet.best, set, decision.path, |number| {
         let path = PATHS.get(number)?;
         let (_, liveness) = look(number, config, decision.now_ns)?;
-        let shared =
-            u8::from(path.local_uplink == first.local_uplink) + u8::from(path.remote_uplink == first.remote_uplink);
-        Some(SecondState { usable: liveness.usable(), shared })
+        Some(SecondState::new(
+            liveness.usable(),
+            (path.local_uplink, path.remote_uplink),
+            (first.local_uplink, first.remote_uplink),
+        ))
     })
     .unwrap_or(NO_PATH)
 }
@@ -188,40 +190,44 @@ pub fn arrive(skb: Skb, packet: &mut Packet, site: u32) -> Arrived {
 
 #[inline(never)]
 fn unmark(skb: Skb, packet: &mut Packet, site: u32) -> Arrived {
-    let mut mark = [0; IPV6_MARK_LENGTH];
-    if packet.ipv6 && !skb.load_into(packet.ip + IPV6_HEADER, &mut mark) {
-        return Arrived::Plain;
-    }
-    let Some((mark, next)) = (if packet.ipv6 { Mark::from_bytes(mark) } else { Some((Mark::new(0, false), 0)) }) else {
-        return Arrived::Plain;
-    };
-    let part = match (packet.part, packet.key.protocol) {
+    if packet.ipv6 { unmark_ipv6(skb, packet, site) } else { unmark_ipv4(skb, packet, site) }
+}
+
+/// The TCP sequence number of a packet, 0 of one that has none.
+#[inline(always)]
+fn sequence(skb: Skb, packet: &Packet) -> u32 {
+    match (packet.part, packet.key.protocol) {
         (Part::Whole, TCP) => skb.load::<[u8; 4]>(packet.transport + SEQUENCE).map_or(0, u32::from_be_bytes),
-        // In IPv6 each fragment has a number of its own.
-        (part, _) if packet.ipv6 || part == Part::Whole => 0,
-        _ => u32::from(u16::from_be_bytes([packet.head[6], packet.head[7]]) & OFFSET),
-    };
-    let number =
-        if packet.ipv6 { mark.number(part) } else { u32::from(u16::from_be_bytes([packet.head[4], packet.head[5]])) };
-    // Segments that the kernel has put together again may hold some that the other copy lacked: TCP sorts them out.
-    if seen(site, number, flow_hash(&packet.key), part) && skb.gso_size() == 0 {
-        return Arrived::Second;
+        _ => 0,
     }
-    if packet.ipv6 { unmark_ipv6(skb, packet, next) } else { unmark_ipv4(skb, packet) }
 }
 
 #[inline(always)]
-fn unmark_ipv4(skb: Skb, packet: &mut Packet) -> Arrived {
+fn unmark_ipv4(skb: Skb, packet: &mut Packet, site: u32) -> Arrived {
+    let number = u16::from_be_bytes([packet.head[4], packet.head[5]]);
+    let part = match packet.part {
+        Part::Whole => sequence(skb, packet),
+        _ => u32::from(u16::from_be_bytes([packet.head[6], packet.head[7]]) & OFFSET),
+    };
+    if is_second_copy(skb, packet, site, u32::from(number), part) {
+        return Arrived::Second;
+    }
     // SAFETY: the first twelve bytes exist, and bytes have no alignment.
     let head = unsafe { &mut *packet.head.as_mut_ptr().cast::<[u8; 12]>() };
-    let identification = u16::from_be_bytes([head[4], head[5]]);
     let flags = u16::from_be_bytes([head[6], head[7]]) & !IPV4_FLAG;
-    identify(head, identification, flags);
+    identify(head, number, flags);
     if skb.store(packet.ip, head, 0) { Arrived::First } else { Arrived::Stuck }
 }
 
 #[inline(always)]
-fn unmark_ipv6(skb: Skb, packet: &mut Packet, next: u8) -> Arrived {
+fn unmark_ipv6(skb: Skb, packet: &mut Packet, site: u32) -> Arrived {
+    let mark = skb.load(packet.ip + IPV6_HEADER).and_then(Mark::from_bytes);
+    let Some((mark, next)) = mark else { return Arrived::Plain };
+    // Each fragment has a number of its own.
+    let part = sequence(skb, packet);
+    if is_second_copy(skb, packet, site, mark.number(part), part) {
+        return Arrived::Second;
+    }
     if !adjust(skb, -(MARK as i32)) {
         return Arrived::Stuck;
     }
@@ -235,14 +241,16 @@ fn unmark_ipv6(skb: Skb, packet: &mut Packet, next: u8) -> Arrived {
     if written { Arrived::First } else { Arrived::Stuck }
 }
 
-/// Notes that a packet was seen. Whether it had been before.
+/// Notes that a packet was seen. Whether it had been before, and is not to pass again.
 #[inline(always)]
-fn seen(site: u32, number: u32, flow: u32, part: u32) -> bool {
+fn is_second_copy(skb: Skb, packet: &Packet, site: u32, number: u32, part: u32) -> bool {
     let Some(slot) = COPIES_SEEN.get_ptr_mut(slot(site, number)) else { return false };
     // SAFETY: the helper has no preconditions.
-    let new = entry(flow, part, number, unsafe { bpf_ktime_get_coarse_ns() });
+    let new = entry(flow_hash(&packet.key), part, number, unsafe { bpf_ktime_get_coarse_ns() });
     // SAFETY: a value of an array map lives as long as the map.
-    is_second(unsafe { exchange(slot, new) }, new)
+    let second = is_second(unsafe { exchange(slot, new) }, new);
+    // Segments that the kernel has put together again may hold some that the other copy lacked: TCP sorts them out.
+    second && skb.gso_size() == 0
 }
 
 /// Makes room behind the IP header, or takes it away. What the segments of a bundle carry, and what is known of its

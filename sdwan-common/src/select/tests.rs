@@ -222,12 +222,8 @@ proptest! {
 const UPLINKS: [(u8, u8); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 
 fn second(set: &PathSet, first: u32, usable: [bool; 4]) -> Option<u32> {
-    let (local, remote) = UPLINKS[first as usize];
-    select_second(set, first, |path| {
-        let (other_local, other_remote) = UPLINKS[path as usize];
-        let shared = u8::from(local == other_local) + u8::from(remote == other_remote);
-        Some(SecondState { usable: usable[path as usize], shared })
-    })
+    let uplinks = |path: u32| UPLINKS[path as usize];
+    select_second(set, first, |path| Some(SecondState::new(usable[path as usize], uplinks(path), uplinks(first))))
 }
 
 #[test]

@@ -101,11 +101,10 @@ pub fn explain(
     let copies =
         engine.compilation().classes.get(usize::from(class)).is_some_and(|class| class.mode == Mode::Duplicate);
     if let Some(first) = view.chosen.filter(|_| copies).map(|first| &view.candidates[first]) {
-        let (number, first) = (first.number, first.tunnel);
-        let second = select_second(&set, number, |number| {
+        let uplinks = |shown: &CandidateView| (shown.tunnel.local.get(), shown.tunnel.remote.get());
+        let second = select_second(&set, first.number, |number| {
             let shown = view.candidates.iter().find(|shown| shown.number == number)?;
-            let shared = u8::from(shown.tunnel.local == first.local) + u8::from(shown.tunnel.remote == first.remote);
-            Some(SecondState { usable: shown.usable, shared })
+            Some(SecondState::new(shown.usable, uplinks(shown), uplinks(first)))
         });
         view.second = second.and_then(|second| view.candidates.iter().position(|shown| shown.number == second));
     }

@@ -20,11 +20,28 @@ const OUTER: u64 = 64;
 /// What each path had carried when it was last looked.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// Packets, both ways.
-    seen: BTreeMap<PathKey, u64>,
-    /// Bytes on the line towards the peer.
-    sent: BTreeMap<PathKey, u64>,
+    seen: BTreeMap<PathKey, Carried>,
     at: Time,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Carried {
+    /// Both ways.
+    packets: u64,
+    /// Bytes on the line towards the peer; `None` when the counters can't be read.
+    sent: Option<u64>,
+}
+
+impl Traffic {
+    /// What each path carried towards the peer since an earlier look, bit/s on the line.
+    fn loads_since(&self, former: &Self) -> BTreeMap<PathKey, u64> {
+        let span_ns = self.at.since(former.at).as_nanos().max(1);
+        let load = |(path, carried): (&PathKey, &Carried)| {
+            let bytes = carried.sent?.checked_sub(former.seen.get(path)?.sent?)?;
+            Some((*path, (u128::from(bytes) * 8_000_000_000 / span_ns) as u64))
+        };
+        self.seen.iter().filter_map(load).collect()
+    }
 }
 
 impl Core {
@@ -32,31 +49,23 @@ impl Core {
     /// paths carried.
     pub(super) fn look_for_traffic(&mut self) {
         let mut sites = BTreeSet::new();
-        let (mut seen, mut sent) = (BTreeMap::new(), BTreeMap::new());
+        let mut seen = BTreeMap::new();
         for (path, number) in &self.plane_status.numbers {
             // A path whose counters can't be read counts as one with traffic: it is probed fast.
             let stats = self.reader.path_counters(*number).map(|counters| counters.stats);
-            if let Ok(stats) = &stats {
-                sent.insert(*path, stats.sent_bytes + stats.sent_packets * OUTER);
-            }
+            let sent = stats.as_ref().ok().map(|stats| stats.sent_bytes + stats.sent_packets * OUTER);
             let packets = stats.map_or(u64::MAX, |stats| stats.sent_packets + stats.received_packets);
-            let former = self.traffic.seen.get(path).copied().unwrap_or(packets);
+            let former = self.traffic.seen.get(path).map_or(packets, |former| former.packets);
             if packets.saturating_sub(former) >= LIVE || packets == u64::MAX {
                 sites.insert(path.site);
             }
-            seen.insert(*path, packets);
+            seen.insert(*path, Carried { packets, sent });
         }
         let now = clock::now();
-        let span_ns = now.since(self.traffic.at).as_nanos().max(1);
-        let rate = |(path, bytes): (&PathKey, &u64)| {
-            let former = self.traffic.sent.get(path).filter(|former| *former <= bytes)?;
-            Some((*path, (u128::from(bytes - former) * 8_000_000_000 / span_ns) as u64))
-        };
-        let loads: BTreeMap<PathKey, u64> = sent.iter().filter_map(rate).collect();
-        self.traffic = Traffic { seen, sent, at: now };
+        let former = std::mem::replace(&mut self.traffic, Traffic { seen, at: now });
         self.engine.handle(Input::Traffic(sites), now);
         if self.engine.compilation().classes.iter().any(|class| class.mode == Mode::Duplicate) {
-            self.engine.handle(Input::Load(loads), now);
+            self.engine.handle(Input::Load(self.traffic.loads_since(&former)), now);
         }
     }
 }

@@ -147,7 +147,7 @@ impl Reader {
         let mut mtus = Vec::new();
         for path in self.paths.iter() {
             let path = path.map_err(fail("read", "paths"))?;
-            mtus.extend(path_key(&path, &sites).map(|key| (key, path.mtu)));
+            mtus.extend(path_key(&path, sites.get(path.site as usize)).map(|key| (key, path.mtu)));
         }
         Ok(mtus)
     }
@@ -164,7 +164,7 @@ impl Reader {
                     continue;
                 }
                 let path = self.path(set.candidates[0].path)?;
-                let key = path_key(&path, &sites).filter(|_| path.site == number);
+                let key = path_key(&path, sites.get(path.site as usize)).filter(|_| path.site == number);
                 taken.extend(key.map(|key| (key, class as u16)));
             }
         }
@@ -260,12 +260,12 @@ impl Reader {
     }
 }
 
-/// Which path a record is of; `None` for a free slot.
-fn path_key(path: &Path, sites: &[SiteIdentity]) -> Option<PathKey> {
+/// Which path a record is of, to a site with this identity; `None` for a free slot.
+pub(super) fn path_key(path: &Path, site: Option<&SiteIdentity>) -> Option<PathKey> {
     let tunnel =
         TunnelKey { local: UplinkIndex::new(path.local_uplink)?, remote: UplinkIndex::new(path.remote_uplink)? };
-    let site = sites.get(path.site as usize).filter(|_| path.state != path_state::UNUSED)?;
-    Some(PathKey { site: SiteId(site.id), tunnel })
+    let site = SiteId(site?.id);
+    (path.state != path_state::UNUSED).then_some(PathKey { site, tunnel })
 }
 
 fn counters(

@@ -15,11 +15,12 @@ use sdwan_common::abi::{
 
 use super::desired::{Desired, PathDesired, SetDesired, WallClock};
 use super::load::Capacities;
+use super::read::path_key;
 use super::tables::{BoxedTable, Tables};
 use super::{Error, Numbers};
 use crate::engine::Time;
 use crate::engine::policy::{CompiledRules, address_bytes, prefix_key};
-use crate::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
+use crate::engine::types::{PathKey, SiteId};
 
 /// A table together with what is known to be in it.
 struct Shadowed<K, V> {
@@ -122,13 +123,10 @@ impl Reconciler {
         let site_numbers =
             Numbers::new(capacities.sites, site_ids.content.iter().map(|(number, id)| (SiteId(id.id), *number)));
         let path_numbers = {
-            let known = paths.content.iter().filter_map(|(number, path)| {
-                let site = site_ids.content.get(&path.site)?;
-                let local = UplinkIndex::new(path.local_uplink)?;
-                let remote = UplinkIndex::new(path.remote_uplink)?;
-                let key = PathKey { site: SiteId(site.id), tunnel: TunnelKey { local, remote } };
-                (path.state != path_state::UNUSED).then_some((key, *number))
-            });
+            let known = paths
+                .content
+                .iter()
+                .filter_map(|(number, path)| Some((path_key(path, site_ids.content.get(&path.site))?, *number)));
             Numbers::new(capacities.paths, known)
         };
         Ok(Self {

@@ -13,6 +13,7 @@ pub mod input;
 pub mod mtu;
 mod pace;
 pub mod path;
+mod penalty;
 pub mod policy;
 mod room;
 pub mod score;

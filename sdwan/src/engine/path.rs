@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::capacity::{Direction, Estimate, Known as KnownCapacity};
 use super::estimate::{Counters, DirectLoss, Estimator, Ignored, Loss, ProbeReply, Quality, SpanQuality};
 use super::mtu::{How, Known};
+use super::penalty::Penalty;
 use super::room::Room;
 use super::score::{DEGRADED_BELOW, DOWN_ABOVE_LOSS, path_score};
 use super::settings::Settings;
@@ -105,8 +106,7 @@ pub struct Path {
     stall: Stall,
     answers_in_row: u32,
     recovering_since: Time,
-    penalty: f64,
-    penalty_at: Time,
+    penalty: Penalty,
     pace: Duration,
     /// The pace that detection reckons with: a slower one from before its first probe on, a faster one only when
     /// answers come at it.
@@ -143,8 +143,7 @@ impl Path {
             stall: Stall::default(),
             answers_in_row: 0,
             recovering_since: now,
-            penalty: 0.0,
-            penalty_at: now,
+            penalty: Penalty::new(0.0, now),
             pace: settings.probe_interval,
             patience: settings.probe_interval,
             answers_at_pace: 0,
@@ -464,7 +463,7 @@ impl Path {
 
     /// How long the path must answer before it is up again.
     pub fn hold(&self, now: Time, settings: &Settings) -> Duration {
-        let exponent = (self.decayed_penalty(now, settings) - 1.0).clamp(0.0, 16.0);
+        let exponent = (self.penalty.left(now, settings) - 1.0).clamp(0.0, 16.0);
         settings.hold_down.mul_f64(exponent.exp2()).min(settings.hold_down_max.max(settings.hold_down))
     }
 
@@ -495,16 +494,10 @@ impl Path {
 
     fn fall(&mut self, cause: Cause, now: Time, settings: &Settings) -> Option<Transition> {
         if self.state == PathState::Up {
-            self.penalty = self.decayed_penalty(now, settings) + 1.0;
-            self.penalty_at = now;
+            self.penalty = Penalty::new(self.penalty.left(now, settings) + 1.0, now);
         }
         self.told_degraded = false;
         self.go(PathState::Down, cause, now)
-    }
-
-    fn decayed_penalty(&self, now: Time, settings: &Settings) -> f64 {
-        let half_lives = now.since(self.penalty_at).as_secs_f64() / settings.damping_half_life.as_secs_f64().max(1e-3);
-        self.penalty * (-half_lives).exp2()
     }
 
     fn go(&mut self, to: PathState, cause: Cause, now: Time) -> Option<Transition> {

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::penalty::Penalty;
 use super::sets::Tier;
 use super::settings::Settings;
 use super::time::Time;
@@ -25,14 +26,13 @@ pub struct Standing {
     tier: Tier,
     /// Since when it was rated otherwise, and whether worse.
     otherwise: Option<(bool, Time)>,
-    penalty: f64,
-    penalty_at: Time,
+    penalty: Penalty,
 }
 
 impl Standing {
     /// A path that is new to the class.
     pub fn new(tunnel: TunnelKey, tier: Tier, now: Time) -> Self {
-        Self { tunnel, tier, otherwise: None, penalty: 0.0, penalty_at: now }
+        Self { tunnel, tier, otherwise: None, penalty: Penalty::new(0.0, now) }
     }
 
     /// The uplink pair.
@@ -71,8 +71,7 @@ impl Standing {
 
     /// The class found it worse than another.
     pub fn punish(&mut self, now: Time, settings: &Settings) {
-        self.penalty = self.penalty(now, settings) + 1.0;
-        self.penalty_at = now;
+        self.penalty = Penalty::new(self.penalty(now, settings) + 1.0, now);
     }
 
     /// For how long it must be better than the class's path, from `since` on, before the class moves to it.
@@ -96,8 +95,7 @@ impl Standing {
 
     /// How often it became worse lately.
     fn penalty(&self, now: Time, settings: &Settings) -> f64 {
-        let half_lives = now.since(self.penalty_at).as_secs_f64() / settings.damping_half_life.as_secs_f64().max(1e-3);
-        (self.penalty * (-half_lives).exp2()).min(MOST)
+        self.penalty.left(now, settings).min(MOST)
     }
 }
 

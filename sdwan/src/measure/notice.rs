@@ -5,14 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tracing::warn;
 
-use super::sender::ProbeCounters;
-use super::socket::{Datagram, TestSocket};
-use crate::engine::types::{TunnelKey, UplinkIndex};
+use super::socket::Datagram;
+use crate::engine::types::UplinkIndex;
 
 /// UDP port, at both ends.
 pub const PORT: u16 = 864;
@@ -45,7 +42,7 @@ pub(super) fn encode(lost: &BTreeSet<UplinkIndex>, number: u64) -> [u8; LENGTH] 
 }
 
 /// A notice out of a datagram; `None` for anything else, one without an uplink included.
-fn decode(datagram: &Datagram<'_>) -> Option<Noticed> {
+pub(super) fn decode(datagram: &Datagram<'_>) -> Option<Noticed> {
     let bytes: &[u8; LENGTH] = datagram.payload.try_into().ok()?;
     let (front, number) = bytes.split_at(8);
     if front[..5] != MAGIC || front[5] == 0 || front[6..] != [0, 0] || datagram.source.port() != PORT {
@@ -54,26 +51,6 @@ fn decode(datagram: &Datagram<'_>) -> Option<Noticed> {
     let lost = (0..UplinkIndex::COUNT).filter(|number| front[5] >> number & 1 == 1).filter_map(UplinkIndex::new);
     let number = u64::from_be_bytes(number.try_into().ok()?);
     Some(Noticed { source: datagram.source.ip(), lost: lost.collect(), number })
-}
-
-/// Takes the notices that come out of one tunnel until its socket fails.
-pub(super) async fn receive(
-    tunnel: TunnelKey,
-    socket: Arc<TestSocket>,
-    notices: Notices,
-    counters: Arc<ProbeCounters>,
-) {
-    let error = socket
-        .receive(|datagram| match decode(&datagram) {
-            Some(noticed) => {
-                if notices.try_send(noticed).is_err() {
-                    ProbeCounters::count(&counters.overrun);
-                }
-            }
-            None => ProbeCounters::count(&counters.malformed),
-        })
-        .await;
-    warn!(%tunnel, "the socket for notices failed and will be opened again: {error}");
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
@@ -31,7 +32,8 @@ pub struct ProbeCounters {
     pub sent: AtomicU64,
     /// Probes and notices that the kernel refused.
     pub send_failed: AtomicU64,
-    /// Packets on the sender's port that answer no probe of ours, and on the port for notices that are none: cut short, stretched, from another port, of another session.
+    /// Packets on the sender's port that answer no probe of ours, and on the port for notices that are none: cut short,
+    /// stretched, from another port, of another session.
     pub malformed: AtomicU64,
     /// Replies from the overlay address of no site.
     pub foreign: AtomicU64,
@@ -148,11 +150,12 @@ impl Prober {
         // A reflector of the operator's may listen on this port of all addresses.
         let answers = open(stamp::PORT, true)?;
         let notices = Arc::new(open(notice::PORT, true)?);
-        let receiver =
-            tokio::spawn(receive_replies(tunnel, socket.clone(), self.replies.clone(), self.counters.clone()));
+        let (replies, counters) = (self.replies.clone(), self.counters.clone());
+        let to_reply = move |datagram: &Datagram<'_>| decode(tunnel, datagram);
+        let receiver = tokio::spawn(receive((tunnel, "probes"), socket.clone(), to_reply, replies, counters.clone()));
         let reflector = tokio::spawn(reflector::run(interface, answers, self.counters.clone()));
-        let noticing =
-            tokio::spawn(notice::receive(tunnel, notices.clone(), self.notices.clone(), self.counters.clone()));
+        let noticing = receive((tunnel, "notices"), notices.clone(), notice::decode, self.notices.clone(), counters);
+        let noticing = tokio::spawn(noticing);
         Ok(Tunnel { ifindex, socket, notices, tasks: [receiver, reflector, noticing] })
     }
 }
@@ -175,18 +178,25 @@ fn session(tunnel: TunnelKey) -> u16 {
     0x5d00 | u16::from(tunnel.code())
 }
 
-async fn receive_replies(tunnel: TunnelKey, socket: Arc<TestSocket>, replies: Replies, counters: Arc<ProbeCounters>) {
+/// Passes on what `decode` makes of the datagrams at one tunnel's socket for `what`, until that fails.
+async fn receive<T: Send>(
+    (tunnel, what): (TunnelKey, &'static str),
+    socket: Arc<TestSocket>,
+    decode: impl Fn(&Datagram<'_>) -> Option<T> + Send,
+    to: mpsc::Sender<T>,
+    counters: Arc<ProbeCounters>,
+) {
     let error = socket
-        .receive(|datagram| match decode(tunnel, &datagram) {
+        .receive(|datagram| match decode(&datagram) {
             Some(received) => {
-                if replies.try_send(received).is_err() {
+                if to.try_send(received).is_err() {
                     ProbeCounters::count(&counters.overrun);
                 }
             }
             None => ProbeCounters::count(&counters.malformed),
         })
         .await;
-    warn!(%tunnel, "the probe socket failed and will be opened again: {error}");
+    warn!(%tunnel, "the socket for {what} failed and will be opened again: {error}");
 }
 
 /// An answer to a probe of ours, which is as long as the probe was; `None` when it is none.

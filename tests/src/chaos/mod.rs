@@ -13,9 +13,10 @@ mod streams;
 
 use std::fmt;
 use std::thread::sleep;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use sdwan::measure::clock::unix_ns;
 
 use crate::clock::WallClock;
 use crate::figures::Figures;
@@ -232,8 +233,4 @@ impl fmt::Display for Outcome {
 /// Seconds between two times in ns.
 fn since(from_ns: u64, to_ns: u64) -> f64 {
     to_ns.cast_signed().wrapping_sub(from_ns.cast_signed()) as f64 / 1e9
-}
-
-fn unix_ns() -> u64 {
-    UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64)
 }

@@ -1,7 +1,7 @@
 //! What a packet costs, and how many a processor carries: `cargo xtask bench datapath`.
 
 mod forward;
-mod raw;
+pub mod raw;
 mod stage;
 mod test_run;
 

@@ -7,7 +7,9 @@ mod outcome;
 mod scene;
 
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+use sdwan::measure::clock::unix_ns;
 
 use crate::bed::{BedError, Cut, Result};
 use crate::figures::Figures;
@@ -78,7 +80,7 @@ fn act(console: &Console, mesh: &Mesh, scene: &Scene) -> Result<Outcome> {
     let link = mesh.bed().link("a", &path.local);
     console.step(&format!("cutting {} of site a without a word: packets vanish, the carrier stays", path.local));
     link.cut(Cut::Silent)?;
-    outcome.cut_ns = Some(now_ns());
+    outcome.cut_ns = Some(unix_ns());
     let left = |seen: &Observation| seen.path(Class::Voice).filter(|now| now.local != path.local).cloned();
     match look_for(mesh, scene, CUT, left) {
         Some((other, _)) => console.say(&format!("voice goes on by {other}")),
@@ -90,7 +92,7 @@ fn act(console: &Console, mesh: &Mesh, scene: &Scene) -> Result<Outcome> {
 
     console.step(&format!("mending {} of site a", path.local));
     link.restore()?;
-    outcome.restored_ns = Some(now_ns());
+    outcome.restored_ns = Some(unix_ns());
     let mended = Instant::now();
     let returned = |seen: &Observation| seen.path(Class::Voice).filter(|now| now.local == path.local).cloned();
     let mut found = None;
@@ -143,11 +145,6 @@ fn keep(console: &Console, mesh: Mesh) -> Result<()> {
         console.say(&line);
     }
     Ok(())
-}
-
-/// Unix time, ns.
-fn now_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
 /// Looks at the gateway until something is seen, for at most so long; when it was seen.

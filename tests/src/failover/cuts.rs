@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sdwan::engine::path::PathState;
+use sdwan::measure::clock::unix_ns;
 
 use crate::bed::{BedError, Cut, Result};
 use crate::mesh::Mesh;
@@ -179,10 +180,6 @@ fn busiest_uplink(mesh: &Mesh, counter: &str) -> Result<&'static str> {
     sleep(patience(LOOK));
     let after = count()?;
     Ok(if after[0] - before[0] > after[1] - before[1] { "isp1" } else { "isp2" })
-}
-
-fn unix_ns() -> u64 {
-    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64)
 }
 
 #[cfg(test)]

@@ -72,7 +72,14 @@ impl Report {
 
     /// The longest gap with losses, zero when nothing was lost.
     pub fn longest_loss(&self) -> Duration {
-        self.gaps.iter().filter(|gap| gap.lost_packets > 0).map(|gap| gap.length).max().unwrap_or_default()
+        self.longest_loss_since(0)
+    }
+
+    /// The same of the gaps since a moment, Unix time in ns. A gap begins with the last packet before it, so that one that is
+    /// made then may seem to have begun a little earlier.
+    pub fn longest_loss_since(&self, unix_ns: u64) -> Duration {
+        let since = self.gaps.iter().filter(|gap| gap.lost_packets > 0 && gap.start_ns + 50_000_000 >= unix_ns);
+        since.map(|gap| gap.length).max().unwrap_or_default()
     }
 
     /// Share of the packets that was lost, 0.0..=1.0.

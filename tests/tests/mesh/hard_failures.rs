@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sdwan::engine::events::EventKind;
+use sdwan::measure::clock::unix_ns;
 use sdwan::trust::certificate::CertificateContent;
 use sdwan::trust::keys::AuthorityKey;
 use sdwan_tests::bed::Cut;
@@ -42,13 +43,11 @@ fn voice(mesh: &Mesh) -> (UdpSender, UdpReceiver) {
 
 /// Cuts the line in use and mends it; the stream must find the other one within the usual bounds.
 fn fails_over(mesh: &Mesh, what: &str, sender: &UdpSender, receiver: &UdpReceiver) {
-    let start_ns = std::time::UNIX_EPOCH.elapsed().expect("it is past 1970").as_nanos() as u64;
+    let start_ns = unix_ns();
     let uplink = uplink_in_use(mesh).expect("packets are counted");
     mesh.bed().link("a", uplink).cut(Cut::Silent).expect("the line is cut");
     sleep(patience(Duration::from_secs(1)));
-    let gaps = receiver.snapshot(&sender.sent()).gaps;
-    let gaps = gaps.iter().filter(|gap| gap.lost_packets > 0 && gap.start_ns + 50_000_000 >= start_ns);
-    let longest = gaps.map(|gap| gap.length).max().unwrap_or_default();
+    let longest = receiver.snapshot(&sender.sent()).longest_loss_since(start_ns);
     println!("{what}: failover after {longest:?}");
     assert!(longest < Duration::from_millis(500), "{what}: {longest:?}");
     mesh.bed().link("a", uplink).restore().expect("the line is mended");

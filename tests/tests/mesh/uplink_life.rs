@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sdwan::engine::path::PathState;
+use sdwan::measure::clock::unix_ns;
 use sdwan_tests::bed::{Bed, Cut, Impairment, Link, Provider};
 use sdwan_tests::failover::{Cuts, PORT, QUICK_RETURN, cut_again_and_again, uplink_in_use};
 use sdwan_tests::mesh::{Mesh, MeshOptions};
@@ -40,9 +41,8 @@ impl BothWays {
 
     /// The longest gap so far of either, of those that began after `since_ns`; packets on their way count as lost.
     fn longest(&self, since_ns: u64) -> Duration {
-        let gaps = self.0.iter().flat_map(|(sender, receiver)| receiver.snapshot(&sender.sent()).gaps);
-        let since = gaps.filter(|gap| gap.lost_packets > 0 && gap.start_ns + 50_000_000 >= since_ns);
-        since.map(|gap| gap.length).max().unwrap_or_default()
+        let reports = self.0.iter().map(|(sender, receiver)| receiver.snapshot(&sender.sent()));
+        reports.map(|report| report.longest_loss_since(since_ns)).max().unwrap_or_default()
     }
 
     /// Whether packets arrive at both ends.
@@ -51,10 +51,6 @@ impl BothWays {
         sleep(patience(Duration::from_millis(300)));
         self.0.iter().zip(before).all(|((_, receiver), before)| receiver.received() > before)
     }
-}
-
-fn unix_ns() -> u64 {
-    std::time::UNIX_EPOCH.elapsed().expect("it is past 1970").as_nanos() as u64
 }
 
 /// Packets by an uplink of site a, both ways together, in a third of a second.

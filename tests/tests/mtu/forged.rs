@@ -71,7 +71,7 @@ fn forged_replayed_cut_stretched_and_foreign_messages_change_nothing_and_are_cou
     let [site_a, site_b] = states.each_ref().map(|state| state.identity.site());
     let keys = PeerKeys::derive(std::slice::from_ref(&states[1].wireguard), [states[0].wireguard.public()]);
     let zero = UplinkIndex::new(0).expect("an index");
-    let now = std::time::UNIX_EPOCH.elapsed().expect("it is past 1970").as_nanos() as u64;
+    let now = sdwan::measure::clock::unix_ns();
     let size = 1_423;
     let message = Message {
         kind: Kind::Probe,

@@ -4,7 +4,6 @@ mod agreement;
 mod copies;
 mod cost;
 mod direct;
-mod empty;
 mod lan;
 mod load;
 mod mesh;
