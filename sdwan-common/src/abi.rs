@@ -386,6 +386,24 @@ pub mod fast_path {
     pub const BOTH: u8 = 2;
 }
 
+/// What the classifier has to look at.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Words of the [`RuleSet`]s in use, `0..=RULE_WORDS`.
+    pub words: u16,
+    /// Bits of [`dimension`]: no rule names a value in these, so that every packet matches there. 0 is always right.
+    pub unnamed: u16,
+}
+
+/// Bits of [`Scope::unnamed`], for the dimensions whose lookup is worth sparing.
+pub mod dimension {
+    /// Source prefixes.
+    pub const SOURCE: u16 = 1;
+    /// Destination prefixes.
+    pub const DESTINATION: u16 = 2;
+}
+
 /// The one record of `config`: written by the daemon alone.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -402,8 +420,8 @@ pub struct Config {
     pub realtime_offset_ns: u64,
     /// Overlay address of this site.
     pub overlay: Address,
-    /// Words of the [`RuleSet`]s in use, `0..=RULE_WORDS`.
-    pub rule_words: u32,
+    /// What the classifier has to look at.
+    pub scope: Scope,
     /// A new flow is told to `events` when `hash & mask == 0`.
     pub flow_event_mask: u32,
     /// One of [`fast_path`].
@@ -458,6 +476,7 @@ layout! {
     CopyNumbers: 16, 8, round_ns @ 8;
     CopyStats: 32, 8, unmarked @ 24;
     MoveKey: 12, 4, to @ 8;
+    Scope: 4, 2, unnamed @ 2;
     Config: 64, 8, events_per_second @ 60;
     EventBudget: 16, 8, withheld @ 12;
     Event: 64, 8, flow @ 24;

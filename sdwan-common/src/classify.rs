@@ -5,7 +5,7 @@
 
 use core::hint::black_box;
 
-use crate::abi::{FlowKey, RULE_WORDS, RuleSet};
+use crate::abi::{FlowKey, RULE_WORDS, RuleSet, Scope, dimension};
 
 /// What a packet is classified by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +36,9 @@ pub trait Dimensions {
     fn zone(&self, zone: u32) -> Option<&RuleSet>;
 }
 
-/// The lowest rule that matches in every dimension. `words` is how many words of the sets are in use.
+/// The lowest rule that matches in every dimension.
 #[inline(always)]
-pub fn classify<D: Dimensions>(dimensions: &D, facts: &Facts<'_>, words: u32) -> Option<u16> {
+pub fn classify<D: Dimensions>(dimensions: &D, facts: &Facts<'_>, scope: Scope) -> Option<u16> {
     let protocol = dimensions.protocol(facts.key.protocol)?;
     // The identifier of an ICMP echo tells flows apart but is no port: `ports = [5060]` must not match a ping.
     let has_ports = protocol_has_ports(facts.key.protocol);
@@ -47,13 +47,17 @@ pub fn classify<D: Dimensions>(dimensions: &D, facts: &Facts<'_>, words: u32) ->
     let source_port = dimensions.source_port(source_port)?;
     let destination_port = dimensions.destination_port(destination_port)?;
     let dscp = dimensions.dscp(facts.dscp)?;
-    let source = dimensions.source(&facts.key.source)?;
-    let destination = dimensions.destination(&facts.key.destination)?;
+    // A set that is intersected a second time changes nothing.
+    let everything = protocol;
+    let named = |dimension| scope.unnamed & dimension == 0;
+    let source = if named(dimension::SOURCE) { dimensions.source(&facts.key.source)? } else { everything };
+    let destination =
+        if named(dimension::DESTINATION) { dimensions.destination(&facts.key.destination)? } else { everything };
     let zone = dimensions.zone(facts.zone)?;
     for word in 0..RULE_WORDS {
         // Kept apart from the loop's own bound: merged into `word != min(words, RULE_WORDS)`, as the compiler would, the
         // verifier of Linux 6.1 sees no bound at all, for it learns nothing from an inequality of two registers.
-        if word >= black_box(words) as usize {
+        if word >= black_box(scope.words) as usize {
             break;
         }
         let matching = protocol.words[word]

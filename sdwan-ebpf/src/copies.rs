@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_NET;
 use aya_ebpf::bindings::{BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_RECOMPUTE_CSUM};
-use aya_ebpf::helpers::{bpf_clone_redirect, bpf_ktime_get_coarse_ns, bpf_skb_adjust_room};
+use aya_ebpf::helpers::{bpf_clone_redirect, bpf_skb_adjust_room};
 use sdwan_common::abi::{Config, NO_PATH, Path};
 use sdwan_common::copies::{
     IPV4_FLAG, IPV6_MARK_LENGTH, LARGEST_BUNDLE, Mark, ROUND_NS, SEGMENT_NUMBERS, SEGMENT_STEP, entry, is_second, slot,
@@ -243,10 +243,9 @@ fn unmark_ipv6(skb: Skb, packet: &mut Packet, site: u32) -> Arrived {
 
 /// Notes that a packet was seen. Whether it had been before, and is not to pass again.
 #[inline(always)]
-fn is_second_copy(skb: Skb, packet: &Packet, site: u32, number: u32, part: u32) -> bool {
+fn is_second_copy(skb: Skb, packet: &mut Packet, site: u32, number: u32, part: u32) -> bool {
     let Some(slot) = COPIES_SEEN.get_ptr_mut(slot(site, number)) else { return false };
-    // SAFETY: the helper has no preconditions.
-    let new = entry(flow_hash(&packet.key), part, number, unsafe { bpf_ktime_get_coarse_ns() });
+    let new = entry(flow_hash(&packet.key), part, number, packet.now_ns());
     // SAFETY: a value of an array map lives as long as the map.
     let second = is_second(unsafe { exchange(slot, new) }, new);
     // Segments that the kernel has put together again may hold some that the other copy lacked: TCP sorts them out.

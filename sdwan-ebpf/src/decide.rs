@@ -1,7 +1,6 @@
 //! Which path a packet takes: the flow's, as long as that rests on what is true now, else a new one.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use sdwan_common::abi::{
     Address, Config, Flow, NO_PATH, PathLive, PathSet, PrefixEntry, RuleSet, SITE_LOCAL, SiteLive, ZoneKey, prefix_flag,
 };
@@ -44,52 +43,39 @@ pub fn prefix(address: &Address) -> Option<&'static PrefixEntry> {
 
 /// Finds or decides the path.
 ///
-/// The clock is the coarse one, a few nanoseconds instead of twenty: it lags by at most one tick (4 ms at 250 Hz), so
-/// silence is noticed at most one tick late. Stamps of the precise clock may lie ahead of it; the differences saturate.
-///
 /// The steps are functions of their own because the stack of one function holds 512 bytes together with its callers.
 #[inline(always)]
 pub fn decide(packet: &mut Packet, config: &Config, epoch: u32) -> Result<Decision, PassReason> {
-    // SAFETY: the helper has no preconditions.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
-    let mut decision =
-        Decision { path: NO_PATH, second: NO_PATH, second_due: false, set: 0, class: 0, rule: 0, now_ns };
+    let now_ns = packet.now_ns();
     let known = FLOWS.get_ptr_mut(&packet.key);
-    let mut classified = false;
+    let mut so_far = SoFar { path: NO_PATH, set: 0, rule: 0, classified: false };
     if let Some(flow) = known {
         // SAFETY: the entry may be evicted and reused meanwhile, as with every LRU map; it stays valid memory.
         let flow = unsafe { &mut *flow };
         flow.packets = flow.packets.wrapping_add(u64::from(packet.segments));
         flow.bytes = flow.bytes.wrapping_add(u64::from(packet.length));
-        if now_ns.saturating_sub(flow.last_seen_ns) >= SEEN_EVERY_NS {
+        let second_due = now_ns.saturating_sub(flow.last_seen_ns) >= SEEN_EVERY_NS;
+        if second_due {
             flow.last_seen_ns = now_ns;
-            decision.second_due = true;
         }
-        decision.path = flow.path;
-        decision.set = flow.set;
-        if flow.epoch == epoch {
-            decision.class = flow.class;
-            decision.rule = flow.rule;
-            let set = PATH_SETS.get(flow.set).ok_or(PassReason::NoPathSet)?;
-            if flow.set_epoch == read_epoch(set) && usable(flow.path, config, now_ns) {
-                decision.second = flow.second;
-                return Ok(decision);
+        let Flow { path, second, set, class, rule, .. } = *flow;
+        let classified = flow.epoch == epoch;
+        if classified {
+            let set_epoch = read_epoch(PATH_SETS.get(set).ok_or(PassReason::NoPathSet)?);
+            if flow.set_epoch == set_epoch && usable(path, config, now_ns) {
+                return Ok(Decision { path, second, second_due, set, class, rule, now_ns });
             }
-            classified = true;
         }
+        so_far = SoFar { path, set, rule, classified };
     }
+    let SoFar { path, set, rule, classified } = so_far;
+    let mut decision = Decision { path, second: NO_PATH, second_due: false, set, class: 0, rule, now_ns };
     if !classified {
         want(packet, config, &mut decision)?;
     }
     // Before the candidates: a decision from a half-written set then carries the old epoch and is made anew.
     let set_epoch = read_epoch(PATH_SETS.get(decision.set).ok_or(PassReason::NoPathSet)?);
     let hash = flow_hash(&packet.key);
-    let old_path = if let Some(flow) = known {
-        // SAFETY: as above.
-        unsafe { (*flow).path }
-    } else {
-        NO_PATH
-    };
     choose(&mut decision, packet, config, hash, now_ns)?;
     let epochs = Epochs { config: epoch, set: set_epoch };
     let told = if let Some(flow) = known {
@@ -100,9 +86,17 @@ pub fn decide(packet: &mut Packet, config: &Config, epoch: u32) -> Result<Decisi
         hash & config.flow_event_mask == 0
     };
     if told {
-        events::flow(&packet.key, &decision, old_path, now_ns, config.events_per_second);
+        events::flow(&packet.key, &decision, path, now_ns, config.events_per_second);
     }
     Ok(decision)
+}
+
+/// What a flow is known to take, if it is known, and whether its class still holds.
+struct SoFar {
+    path: u32,
+    set: u32,
+    rule: u16,
+    classified: bool,
 }
 
 /// What a decision rests on.
@@ -199,7 +193,7 @@ fn want(packet: &Packet, config: &Config, decision: &mut Decision) -> Result<(),
     let zone = unsafe { ZONES.get(&packet.ingress).or_else(|| ZONES.get(untagged)) };
     let zone = zone.ok_or(PassReason::NoPathSet)?.zone;
     let facts = Facts { key: &packet.key, dscp: packet.dscp(), zone };
-    let rule = classify(&KernelTables, &facts, config.rule_words).ok_or(PassReason::NoPathSet)?;
+    let rule = classify(&KernelTables, &facts, config.scope).ok_or(PassReason::NoPathSet)?;
     let class = RULES.get(u32::from(rule)).ok_or(PassReason::NoPathSet)?.class;
     let classes = CLASS_CAPACITY.load();
     if u32::from(class) >= classes {

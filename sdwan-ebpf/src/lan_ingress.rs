@@ -121,7 +121,7 @@ fn fragment(packet: &mut Packet) -> Result<(), PassReason> {
 fn to_stack(skb: Skb, packet: &Packet, path: &Path, dscp: u8, reason: PassReason) -> Result<i32, PassReason> {
     skb.set_mark(path.mark);
     // A packet that can't be rewritten goes as it is.
-    let _ = forward::rewrite(skb, packet, packet.ip, dscp, false);
+    let _ = forward::rewrite_apart(skb, packet, packet.ip, dscp, false);
     Err(reason)
 }
 

@@ -1,5 +1,6 @@
 //! Packet → [`Packet`]: headers, up to the ports.
 
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use sdwan_common::abi::{FlowKey, FragmentKey, ZoneKey};
 use sdwan_common::classify::protocol_has_ports;
 use sdwan_common::counters::PassReason;
@@ -74,9 +75,9 @@ pub struct Packet {
     pub wire_length: u32,
     /// Packets on the wire.
     pub segments: u32,
-    /// The IP header: 20 bytes of IPv4, or 40 of IPv6.
+    /// The IP header: 20 bytes of IPv4, or 40 of IPv6. Behind it what is known of the transport header.
     pub head: [u8; 60],
-    /// Behind the IP header are the first 20 bytes of its payload: one look at the packet is cheaper than two.
+    /// That are its first 20 bytes: one look at the packet is cheaper than two.
     ahead: bool,
     pub ipv6: bool,
     /// IPv4 options, or an IPv6 hop-by-hop header.
@@ -94,12 +95,22 @@ pub struct Packet {
     pub path: u32,
     /// A path that was found silent on the way to a decision.
     pub silent: u32,
+    /// The kernel's count of ticks when the clock was read, and the time then.
+    tick: u64,
+    tick_ns: u64,
     /// Working space of the selection.
     pub best: Best,
     /// A STAMP packet, and its answer.
     pub question: [u8; stamp::BASE_LENGTH],
     pub answer: [u8; stamp::BASE_LENGTH],
 }
+
+const KEY_WORDS: usize = 5;
+const _: () = {
+    assert!(core::mem::offset_of!(Packet, key) == 0 && core::mem::offset_of!(FlowKey, source_port) == 32);
+    assert!(core::mem::size_of::<FlowKey>() == 8 * KEY_WORDS);
+    assert!(core::mem::offset_of!(Packet, head) % 8 == 0);
+};
 
 impl Packet {
     /// The scratch space of this CPU, with nothing known yet but the sizes. Neither program runs inside the other, nor
@@ -110,7 +121,9 @@ impl Packet {
         // SAFETY: a per-CPU value that nothing else uses meanwhile. All zeros, as it starts, are a valid `Packet`.
         let packet = unsafe { &mut *packet };
         let segments = skb.gso_segs();
-        packet.key = FlowKey::default();
+        // What is not an address. Volatile: the compiler makes a call of it otherwise.
+        // SAFETY: the key is the first field, and aligned.
+        unsafe { core::ptr::from_mut(packet).cast::<u64>().add(KEY_WORDS - 1).write_volatile(0) };
         packet.ingress = ZoneKey { ifindex: skb.ifindex(), vlan: link.vlan };
         packet.tags = link.tags;
         packet.ip = link.length;
@@ -122,6 +135,35 @@ impl Packet {
         packet.part = Part::Whole;
         packet.syn = false;
         Some(packet)
+    }
+
+    /// Time of `CLOCK_MONOTONIC` as of the last tick, ns. The coarse clock takes a call; it was read at this tick already, most
+    /// times. It lags by at most one tick (4 ms at 250 Hz), or two when it is read while the tick is being handled, so that
+    /// silence is noticed that much later. Stamps of the precise clock may lie ahead of it; differences saturate.
+    #[inline(always)]
+    pub fn now_ns(&mut self) -> u64 {
+        // SAFETY: the helper has no preconditions. It is one read of memory.
+        let tick = unsafe { bpf_jiffies64() };
+        if tick != self.tick {
+            self.tick = tick;
+            // SAFETY: as above.
+            self.tick_ns = unsafe { bpf_ktime_get_coarse_ns() };
+        }
+        self.tick_ns
+    }
+
+    /// Both in words of four bytes, as they lie in memory.
+    #[inline(always)]
+    fn set_addresses(&mut self, source: [u32; 4], destination: [u32; 4]) {
+        // SAFETY: the addresses are the first 32 bytes of the key, which is the first field, and aligned.
+        unsafe { core::ptr::from_mut(self).cast::<[[u32; 4]; 2]>().write([source, destination]) };
+    }
+
+    /// Four bytes of the IP header, as they lie in memory.
+    #[inline(always)]
+    pub fn word(&self, index: usize) -> u32 {
+        // SAFETY: there are fifteen, and they are aligned; the callers' indices are constants.
+        unsafe { self.head.as_ptr().cast::<u32>().add(index).read() }
     }
 
     #[inline(always)]
@@ -187,7 +229,7 @@ pub fn ethernet(skb: Skb) -> Result<Link, PassReason> {
 }
 
 /// Reads the IP and transport headers; `packet.ip` says where the first is. A function of its own, for the stack.
-#[inline(never)]
+#[inline(always)]
 pub fn internet(skb: Skb, ether_type: u16, packet: &mut Packet) -> Result<(), PassReason> {
     match ether_type {
         ETHERTYPE_IPV4 => ipv4(skb, packet)?,
@@ -216,7 +258,7 @@ fn tag(skb: Skb, link: &mut Link) -> Result<(), PassReason> {
 
 #[inline(always)]
 fn ipv4(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
-    let ahead = skb.load_into::<[u8; 40]>(packet.ip, first(&mut packet.head));
+    let ahead = skb.read_into::<40>(packet.ip, first(&mut packet.head));
     // A short packet ends before.
     if !ahead && !skb.load_into::<[u8; 20]>(packet.ip, first(&mut packet.head)) {
         return Err(PassReason::Unparsed);
@@ -239,19 +281,10 @@ fn ipv4(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
     }
     packet.options = words != 5;
     packet.key.protocol = header[9];
-    packet.key.source[10] = 0xff;
-    packet.key.source[11] = 0xff;
-    packet.key.source[12] = header[12];
-    packet.key.source[13] = header[13];
-    packet.key.source[14] = header[14];
-    packet.key.source[15] = header[15];
-    packet.key.destination[10] = 0xff;
-    packet.key.destination[11] = 0xff;
-    packet.key.destination[12] = header[16];
-    packet.key.destination[13] = header[17];
-    packet.key.destination[14] = header[18];
-    packet.key.destination[15] = header[19];
+    let mapped = 0xffff_u32.to_be();
+    packet.set_addresses([0, 0, mapped, packet.word(3)], [0, 0, mapped, packet.word(4)]);
     packet.transport = packet.ip + u32::from(words) * 4;
+    let header = &packet.head;
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     if fragment & 0x3fff != 0 {
         packet.part = if fragment & 0x1fff == 0 { Part::First } else { Part::Later };
@@ -271,7 +304,7 @@ fn first<const BYTES: usize>(head: &mut [u8; 60]) -> &mut [u8; BYTES] {
 
 #[inline(always)]
 fn ipv6(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
-    let ahead = skb.load_into(packet.ip, &mut packet.head);
+    let ahead = skb.read_into(packet.ip, &mut packet.head);
     if !ahead && !skb.load_into::<[u8; 40]>(packet.ip, first(&mut packet.head)) {
         return Err(PassReason::Unparsed);
     }
@@ -287,13 +320,10 @@ fn ipv6(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
         }
         packet.length = payload + 40;
     }
-    let mut index = 0;
-    while index < 16 {
-        packet.key.source[index] = header[8 + index];
-        packet.key.destination[index] = header[24 + index];
-        index += 1;
-    }
-    let mut next = header[6];
+    let word = |index| packet.word(index);
+    let (source, destination) = ([word(2), word(3), word(4), word(5)], [word(6), word(7), word(8), word(9)]);
+    packet.set_addresses(source, destination);
+    let mut next = packet.head[6];
     let mut offset = packet.ip + 40;
     let mut walked = 0;
     // A later fragment's bytes are data, not headers.
@@ -335,17 +365,12 @@ fn is_extension(protocol: u8) -> bool {
 
 /// The first bytes of the transport header, at most 20.
 #[inline(always)]
-fn begin<const BYTES: usize>(skb: Skb, packet: &Packet) -> Option<[u8; BYTES]> {
-    if !packet.ahead {
-        return skb.load(packet.transport);
-    }
-    let mut bytes = [0; BYTES];
-    let mut at = 0;
-    while at < BYTES {
-        bytes[at] = if packet.ipv6 { packet.head[40 + at] } else { packet.head[20 + at] };
-        at += 1;
-    }
-    Some(bytes)
+fn begin<const BYTES: usize>(skb: Skb, packet: &mut Packet) -> Option<&mut [u8; BYTES]> {
+    const { assert!(BYTES <= 20) };
+    let at = if packet.ipv6 { 40 } else { 20 };
+    // SAFETY: 60 bytes exist, and bytes have no alignment.
+    let bytes = unsafe { &mut *packet.head.as_mut_ptr().add(at).cast() };
+    if packet.ahead || skb.load_into::<[u8; BYTES]>(packet.transport, bytes) { Some(bytes) } else { None }
 }
 
 #[inline(always)]
@@ -358,25 +383,24 @@ fn transport(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
     match packet.key.protocol {
         TCP => {
             // As far as the flags.
-            let tcp: [u8; 14] = begin(skb, packet).ok_or(PassReason::Unparsed)?;
-            packet.key.source_port = u16::from_be_bytes([tcp[0], tcp[1]]);
-            packet.key.destination_port = u16::from_be_bytes([tcp[2], tcp[3]]);
-            packet.syn = tcp[13] & SYN != 0;
-            header = u32::from(tcp[12] >> 4) * 4;
+            let &mut [a, b, c, d, .., offset, flags] = begin::<14>(skb, packet).ok_or(PassReason::Unparsed)?;
+            packet.key.source_port = u16::from_be_bytes([a, b]);
+            packet.key.destination_port = u16::from_be_bytes([c, d]);
+            packet.syn = flags & SYN != 0;
+            header = u32::from(offset >> 4) * 4;
             packet.tcp_header = header;
         }
         ICMP | ICMPV6 => {
-            let icmp: [u8; 8] = begin(skb, packet).ok_or(PassReason::Unparsed)?;
-            let echo =
-                if packet.key.protocol == ICMP { matches!(icmp[0], 0 | 8) } else { matches!(icmp[0], 128 | 129) };
+            let &mut [kind, _, _, _, high, low, ..] = begin::<8>(skb, packet).ok_or(PassReason::Unparsed)?;
+            let echo = if packet.key.protocol == ICMP { matches!(kind, 0 | 8) } else { matches!(kind, 128 | 129) };
             if echo {
-                packet.key.source_port = u16::from_be_bytes([icmp[4], icmp[5]]);
+                packet.key.source_port = u16::from_be_bytes([high, low]);
             }
         }
         protocol if protocol_has_ports(protocol) => {
-            let ports: [u8; 4] = begin(skb, packet).ok_or(PassReason::Unparsed)?;
-            packet.key.source_port = u16::from_be_bytes([ports[0], ports[1]]);
-            packet.key.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
+            let &mut [a, b, c, d] = begin::<4>(skb, packet).ok_or(PassReason::Unparsed)?;
+            packet.key.source_port = u16::from_be_bytes([a, b]);
+            packet.key.destination_port = u16::from_be_bytes([c, d]);
         }
         _ => {}
     }

@@ -139,7 +139,7 @@ fn to_lan(skb: Skb, packet: &Packet) -> Result<i32, PassReason> {
         }
         ip = ETHERNET;
     }
-    if !forward::rewrite(skb, packet, ip, DSCP_KEEP, true) {
+    if !forward::rewrite_apart(skb, packet, ip, DSCP_KEEP, true) {
         return Ok(count::lose(DropReason::Rewrite));
     }
     let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };

@@ -123,10 +123,20 @@ proptest! {
                     && (rule.zones.0..=rule.zones.1).contains(&zone)
             });
             let facts = Facts { key: &key, dscp, zone };
-            let words = rules.len().div_ceil(64) as u32;
-            prop_assert_eq!(classify(&tables, &facts, words), expected.map(|number| number as u16));
+            let words = rules.len().div_ceil(64) as u16;
+            let unnamed = |any: fn(&Plain) -> bool, dimension| if rules.iter().all(any) { dimension } else { 0 };
+            let expected = expected.map(|number| number as u16);
+            prop_assert_eq!(classify(&tables, &facts, all(words)), expected);
+            let unnamed = unnamed(|rule| rule.source == 0, dimension::SOURCE)
+                | unnamed(|rule| rule.destination == 0, dimension::DESTINATION);
+            prop_assert_eq!(classify(&tables, &facts, Scope { words, unnamed }), expected);
         }
     }
+}
+
+/// All dimensions are looked at.
+fn all(words: u16) -> Scope {
+    Scope { words, unnamed: 0 }
 }
 
 fn everything() -> Plain {
@@ -151,21 +161,21 @@ fn words_that_are_not_in_use_are_not_looked_at() {
     );
     let key = FlowKey { protocol: 17, ..FlowKey::default() };
     let facts = Facts { key: &key, dscp: 0, zone: 0 };
-    assert_eq!(classify(&tables, &facts, 0), None);
-    assert_eq!(classify(&tables, &facts, 1), None);
-    assert_eq!(classify(&tables, &facts, 2), Some(64));
-    assert_eq!(classify(&tables, &facts, u32::MAX), Some(64), "more words than there are");
+    assert_eq!(classify(&tables, &facts, all(0)), None);
+    assert_eq!(classify(&tables, &facts, all(1)), None);
+    assert_eq!(classify(&tables, &facts, all(2)), Some(64));
+    assert_eq!(classify(&tables, &facts, all(u16::MAX)), Some(64), "more words than there are");
 }
 
 #[test]
 fn a_value_outside_a_dimension_matches_no_rule() {
     let tables = Tables::new(&[everything()]);
     let key = FlowKey { protocol: 17, ..FlowKey::default() };
-    assert_eq!(classify(&tables, &Facts { key: &key, dscp: 0, zone: 0 }, 1), Some(0));
-    assert_eq!(classify(&tables, &Facts { key: &key, dscp: 64, zone: 0 }, 1), None);
-    assert_eq!(classify(&tables, &Facts { key: &key, dscp: 0, zone: 8 }, 1), None);
+    assert_eq!(classify(&tables, &Facts { key: &key, dscp: 0, zone: 0 }, all(1)), Some(0));
+    assert_eq!(classify(&tables, &Facts { key: &key, dscp: 64, zone: 0 }, all(1)), None);
+    assert_eq!(classify(&tables, &Facts { key: &key, dscp: 0, zone: 8 }, all(1)), None);
     let far = FlowKey { destination_port: 100, ..key };
-    assert_eq!(classify(&tables, &Facts { key: &far, dscp: 0, zone: 0 }, 1), None);
+    assert_eq!(classify(&tables, &Facts { key: &far, dscp: 0, zone: 0 }, all(1)), None);
 }
 
 #[test]
@@ -173,7 +183,7 @@ fn the_identifier_of_a_ping_is_no_port() {
     let tables = Tables::new(&[Plain { source_ports: (60, 60), ..everything() }, everything()]);
     let classed = |protocol| {
         let key = FlowKey { source_port: 60, protocol, ..FlowKey::default() };
-        classify(&tables, &Facts { key: &key, dscp: 0, zone: 0 }, 1)
+        classify(&tables, &Facts { key: &key, dscp: 0, zone: 0 }, all(1))
     };
     for (protocol, rule) in [(6, 0), (17, 0), (33, 0), (132, 0), (136, 0), (1, 1), (58, 1), (47, 1)] {
         assert_eq!(classed(protocol), Some(rule), "protocol {protocol}");

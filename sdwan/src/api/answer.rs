@@ -29,7 +29,7 @@ pub fn test_policy(compilation: &Compilation, flow: &FlowSpec) -> Result<PolicyT
     };
     let key = flow.key();
     let facts = Facts { key: &key, dscp: flow.dscp.0, zone: zone as u32 };
-    let number = classify(&*compilation.rules, &facts, compilation.rules.words);
+    let number = classify(&*compilation.rules, &facts, compilation.rules.scope);
     let rule = number.and_then(|number| compilation.rules.rule(number));
     Ok(PolicyTestView {
         version: VERSION,

@@ -413,7 +413,7 @@ impl Reconciler {
             heartbeat_stale_ns: nanoseconds(desired.heartbeat_stale),
             realtime_offset_ns: desired.clock.offset_ns,
             overlay: address_bytes(desired.overlay),
-            rule_words: desired.rules.words,
+            scope: desired.rules.scope,
             flow_event_mask: desired.flow_event_mask,
             fast_path: desired.fast_path,
             clock_scale: desired.clock.scale,

@@ -184,12 +184,16 @@ fn random_tables(random: &mut StdRng) -> Tables {
             heartbeat_ns: if random.random_bool(0.6) { now } else { 0 },
             heartbeat_stale_ns: DETECTION_NS,
             overlay: address("10.255.0.1"),
-            rule_words: random.random_range(0..=RULE_WORDS as u32),
+            scope: random_scope(random, 0),
             fast_path: fast_path::TO_TUNNEL,
             ..Config::default()
         },
         flows: HashMap::new(),
     }
+}
+
+fn random_scope(random: &mut StdRng, least: u16) -> Scope {
+    Scope { words: random.random_range(least..=RULE_WORDS as u16), unnamed: random.random_range(0..4) }
 }
 
 /// Writes the tables into the maps.
@@ -259,7 +263,7 @@ impl Tables {
             _ => {
                 let site = longest(&self.prefixes, &key.destination)?.site;
                 let zone = *self.zones.get(&vlan).or_else(|| self.zones.get(&0))?;
-                let rule = classify(self, &Facts { key, dscp, zone }, self.config.rule_words)?;
+                let rule = classify(self, &Facts { key, dscp, zone }, self.config.scope)?;
                 let set = site * capacity::CLASSES + u32::from(self.rules[usize::from(rule)].class);
                 let current = known.filter(|flow| flow.set == set).map_or(NO_PATH, |flow| flow.path);
                 (set, rule, current)
@@ -304,7 +308,7 @@ impl Tables {
         }
         self.config.heartbeat_ns = if random.random_bool(0.6) { now_ns() } else { 0 };
         if random.random_bool(0.3) {
-            self.config.rule_words = random.random_range(1..=RULE_WORDS as u32);
+            self.config.scope = random_scope(random, 1);
             self.config.epoch += 1;
         }
     }

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sdwan_common::abi::{Address, Class, DSCP_KEEP, MAX_RULES, MAX_ZONES, PrefixKey, Rule, RuleSet, class_flag};
+use sdwan_common::abi::{
+    Address, Class, DSCP_KEEP, MAX_RULES, MAX_ZONES, PrefixKey, Rule, RuleSet, Scope, class_flag, dimension,
+};
 
 use super::compiled::{CompiledRules, contains};
 use super::{Match, Mode, Policy, PortRange, Preference, Sla, Sticky};
@@ -229,8 +231,11 @@ fn set(rules: &mut RuleSet, rule: usize) {
 }
 
 fn rules(lines: &[Line]) -> CompiledRules {
+    let unnamed = |none: fn(&Line) -> bool, dimension| if lines.iter().all(none) { dimension } else { 0 };
+    let unnamed = unnamed(|line| line.sources.is_empty(), dimension::SOURCE)
+        | unnamed(|line| line.destinations.is_empty(), dimension::DESTINATION);
     let mut compiled = CompiledRules {
-        words: lines.len().div_ceil(64) as u32,
+        scope: Scope { words: lines.len().div_ceil(64) as u16, unnamed },
         rules: lines.iter().map(|line| line.rule).collect(),
         ..CompiledRules::default()
     };

@@ -1,6 +1,6 @@
 //! Policies in the shape of the classifier: one set of rules for each value of each dimension.
 
-use sdwan_common::abi::{Address, MAX_ZONES, NO_RULE, PrefixKey, Rule, RuleSet};
+use sdwan_common::abi::{Address, MAX_ZONES, NO_RULE, PrefixKey, Rule, RuleSet, Scope};
 use sdwan_common::classify::Dimensions;
 
 /// What the `match_*`, `rules` and `classes` maps hold. Looked up in user space, it classifies exactly as the kernel
@@ -10,8 +10,8 @@ use sdwan_common::classify::Dimensions;
 /// that cover it, of the same family; both lists hold the roots of IPv6, `::/0`, and of IPv4, `::ffff:0:0/96`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompiledRules {
-    /// Words of the sets in use.
-    pub words: u32,
+    /// Words of the sets in use, and dimensions that no rule names.
+    pub scope: Scope,
     /// What each rule stands for, in order of precedence.
     pub rules: Vec<Rule>,
     /// By IP protocol: 256 sets.
@@ -34,7 +34,7 @@ impl Default for CompiledRules {
     /// No rule at all: nothing matches.
     fn default() -> Self {
         Self {
-            words: 0,
+            scope: Scope::default(),
             rules: Vec::new(),
             protocol: vec![RuleSet::default(); 256],
             source_port: vec![RuleSet::default(); 65_536],

@@ -20,7 +20,7 @@ fn key(protocol: u8, source: &str, source_port: u16, destination: &str, destinat
 }
 
 fn policy_of(compilation: &Compilation, key: &FlowKey, dscp: u8, zone: u32) -> Option<String> {
-    let rule = classify(&*compilation.rules, &Facts { key, dscp, zone }, compilation.rules.words)?;
+    let rule = classify(&*compilation.rules, &Facts { key, dscp, zone }, compilation.rules.scope)?;
     let policy = compilation.rules.rule(rule)?.policy;
     Some(compilation.policies[usize::from(policy)].name.clone())
 }
