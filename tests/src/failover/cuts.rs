@@ -24,6 +24,11 @@ const SILENCE: Duration = Duration::from_millis(20);
 const CUT_FOR: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(10)];
 /// From the return of all paths to the next cut.
 const BREATH: Duration = Duration::from_millis(300);
+/// Cuts fall at all moments between two probes of the default pace, whose answers are what says that the paths are back: the
+/// breath grows by so much, a share of its own for each cut.
+const PHASES: Duration = Duration::from_millis(50);
+/// The golden section, whose multiples are spread evenly over the whole, however many they are.
+const SECTION: f64 = 0.618_033_988_749_895;
 /// How long paths may take to come back.
 const RETURN: Duration = Duration::from_secs(20);
 /// For so long the uplinks' packets are counted to see which one carries the stream.
@@ -130,7 +135,8 @@ pub fn cut_again_and_again(mesh: &Mesh, cuts: &Cuts) -> Result<Gaps> {
             return Err(BedError::Plan(what));
         }
         return_of_paths(mesh, cuts.alive)?;
-        sleep(patience(BREATH));
+        let phase = ((gaps.len() + missed) as f64 * SECTION).fract();
+        sleep(patience(BREATH) + PHASES.mul_f64(phase));
     }
     let sent = sender.stop()?;
     receiver.finish(&sent, Duration::from_secs(1))?;
