@@ -3,6 +3,7 @@
 
 mod cargo;
 mod clean;
+mod fetch;
 mod lint;
 mod progress;
 mod run;

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what is missing, and nothing when nothing is.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use ebpf_build::{BPF_LINKER_VERSION, Machine, Toolchain};
 
 use crate::cargo::workspace;
+use crate::fetch;
 use crate::progress::{run, step};
 
 /// What the tools are for.
@@ -59,6 +61,7 @@ pub fn setup(purpose: For) -> Result<()> {
     if has_apt() { setup_with_apt(purpose) } else { setup_elsewhere(purpose) }?;
     if purpose == For::Tests {
         install_stamp_peer();
+        unpack_prometheus();
     }
     Ok(())
 }
@@ -73,6 +76,20 @@ fn install_stamp_peer() {
     step(&format!("building {name} {version} (about a minute, once)"));
     if let Err(error) = run(&mut cargo_install(name, version, &root)) {
         step(&format!("no {name}, the tests with it will be skipped: {error:#}"));
+    }
+}
+
+/// Prometheus and promtool, which the metrics are tested with. Installed, the package would start a service. Without them the
+/// tests that need them say so as skipped.
+fn unpack_prometheus() {
+    let target = workspace().join("target/tools/prometheus");
+    if target.is_dir() {
+        return;
+    }
+    step("fetching Prometheus (once)");
+    let tools = fs::create_dir_all(workspace().join("target/tools")).map_err(Into::into);
+    if let Err(error) = tools.and_then(|()| fetch::package("prometheus", &target)) {
+        step(&format!("no Prometheus, the tests with it will be skipped: {error:#}"));
     }
 }
 

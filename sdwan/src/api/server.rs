@@ -12,16 +12,19 @@ use axum::body::{Bytes, to_bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path as UrlPath, Query, Request as HttpRequest, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::flow::FlowSpec;
+use super::metrics::{self, Snapshot};
 use super::request::{FlowFilter, Refusal, Reply, Request};
 use super::views::{CapacityOrder, ErrorView, EventView, Listing, VERSION};
 use crate::engine::events::EventKind;
@@ -79,8 +82,9 @@ impl Drop for Server {
     }
 }
 
+/// Where answers come from.
 #[derive(Clone)]
-struct Context {
+pub(super) struct Context {
     requests: mpsc::Sender<Request>,
     store: Store,
 }
@@ -114,41 +118,72 @@ impl Server {
 
     /// Serves until dropped. Questions go to the core task by `requests`; events are read from the store.
     pub async fn run(self, requests: mpsc::Sender<Request>, store: Store) {
-        let service = TowerToHyperService::new(router(Context { requests, store }));
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        let mut connections = tokio::task::JoinSet::new();
-        loop {
-            while connections.try_join_next().is_some() {}
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of file descriptors, most likely: give others time to close theirs.
-                    tracing::warn!(target: "sdwan::api", "cannot accept a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let service = service.clone();
-            connections.spawn(async move {
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADER_TIMEOUT)
-                    .max_buf_size(BODY_LIMIT)
-                    .serve_connection(TokioIo::new(stream), service);
-                match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(target: "sdwan::api", "a client's connection ended: {error}"),
-                    Err(_) => tracing::debug!(target: "sdwan::api", "a slow client was cut off"),
-                }
-                drop(permit);
-            });
-        }
+        serve(&self.listener, router(Context::new(requests, store))).await;
+    }
+}
+
+/// A socket that clients connect to.
+pub(super) trait Accept {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next one.
+    fn next(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> std::io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> std::io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// Serves a socket's clients until dropped.
+pub(super) async fn serve(listener: &impl Accept, router: Router) {
+    let service = TowerToHyperService::new(router);
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let stream = match listener.next().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of file descriptors, most likely: give others time to close theirs.
+                tracing::warn!(target: "sdwan::api", "cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let service = service.clone();
+        connections.spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .max_buf_size(BODY_LIMIT)
+                .serve_connection(TokioIo::new(stream), service);
+            match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(target: "sdwan::api", "a client's connection ended: {error}"),
+                Err(_) => tracing::debug!(target: "sdwan::api", "a slow client was cut off"),
+            }
+            drop(permit);
+        });
     }
 }
 
 fn router(context: Context) -> Router {
     Router::new()
+        .route("/metrics", get(metrics_page))
         .route("/v1/status", get(status))
         .route("/v1/sites", get(sites))
         .route("/v1/paths", get(paths))
@@ -163,7 +198,7 @@ fn router(context: Context) -> Router {
         .route("/v1/capacity/{id}", get(capacity_run))
         .route("/v1/down", post(down))
         .route("/v1/reload", post(reload))
-        .fallback(|| async { Failure(StatusCode::NOT_FOUND, "there is no such path in version 1 of the API".into()) })
+        .fallback(|| async { Failure::not_found("there is no such path in version 1 of the API") })
         .method_not_allowed_fallback(|| async {
             Failure(StatusCode::METHOD_NOT_ALLOWED, "this path of the API doesn't take this method".into())
         })
@@ -171,7 +206,13 @@ fn router(context: Context) -> Router {
 }
 
 /// An answer that isn't what was asked for.
-struct Failure(StatusCode, String);
+pub(super) struct Failure(StatusCode, String);
+
+impl Failure {
+    pub(super) fn not_found(text: &str) -> Self {
+        Self(StatusCode::NOT_FOUND, text.into())
+    }
+}
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -195,6 +236,10 @@ impl From<Refusal> for Failure {
 type Answer<T> = Result<Json<T>, Failure>;
 
 impl Context {
+    pub(super) fn new(requests: mpsc::Sender<Request>, store: Store) -> Self {
+        Self { requests, store }
+    }
+
     /// Asks the core task; gives up when its queue is full or its answer takes too long.
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Failure> {
         self.ask_within(ANSWER_TIMEOUT, request).await
@@ -245,6 +290,19 @@ fn listing<T: Serialize>(items: Vec<T>) -> Json<Listing<T>> {
 
 async fn status(State(context): State<Context>) -> Result<Response, Failure> {
     Ok(Json(context.ask(Request::Status).await?).into_response())
+}
+
+/// For Prometheus. What is asked in turn is of about the same moment.
+pub(super) async fn metrics_page(State(context): State<Context>) -> Result<Response, Failure> {
+    let snapshot = Snapshot {
+        status: *context.ask(Request::Status).await?,
+        sites: context.ask(Request::Sites).await?,
+        paths: context.ask(Request::Paths).await?,
+        policies: context.ask(Request::Policies).await?,
+    };
+    let page = metrics::page(snapshot);
+    let page = page.map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response())
 }
 
 async fn sites(State(context): State<Context>) -> Result<Response, Failure> {

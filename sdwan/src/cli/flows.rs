@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::output::{Output, number, short};
+use super::watch::Watch;
 use super::{Context, Exit};
 use crate::api::flow::Endpoint;
 use crate::api::request::FlowFilter;
@@ -27,14 +28,21 @@ pub(super) struct Args {
     /// Only flows from or to this address
     #[arg(long, value_name = "ADDRESS")]
     address: Option<IpAddr>,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 impl Args {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let filter = FlowFilter { limit: self.limit, class: self.class, site: self.site, address: self.address };
-        let flows = context.client()?.flows(&filter).await?;
-        context.output.print(&flows, |output| render(&flows, output))?;
-        Ok(Exit::Ok)
+        let client = context.client()?;
+        self.watch
+            .run(context, async || {
+                let flows = client.flows(&filter).await?;
+                context.output.print(&flows, |output| render(&flows, output))?;
+                Ok(Exit::Ok)
+            })
+            .await
     }
 }
 

@@ -9,6 +9,7 @@ mod down;
 mod events;
 mod explain;
 mod flows;
+mod generate;
 mod measure;
 mod mesh;
 mod output;
@@ -20,9 +21,11 @@ mod run;
 mod site;
 mod sites;
 mod status;
+mod support_dump;
 #[cfg(test)]
 mod tests;
 pub mod userspace_wireguard;
+mod watch;
 mod when;
 
 use std::path::PathBuf;
@@ -107,12 +110,18 @@ enum Command {
     Check(check::Args),
     /// Print the configuration
     Config(config::Args),
+    /// Put all that helps to find out what is wrong into one file, without secrets
+    SupportDump(support_dump::Args),
     /// Make a mesh, admit sites to it, revoke them
     #[command(subcommand)]
     Mesh(mesh::MeshCommand),
     /// Make this machine a site of a mesh
     #[command(subcommand)]
     Site(site::SiteCommand),
+    /// Print a script by which a shell completes the command line
+    Completions(generate::Completions),
+    /// Write the manual pages
+    Man(generate::Man),
     /// The process behind a tunnel where the kernel has no WireGuard; the daemon starts it
     #[command(hide = true)]
     UserspaceWireguard(userspace_wireguard::Args),
@@ -194,6 +203,8 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Site(command) => command.run(&context.output).map(|()| Exit::Ok),
         Command::UserspaceWireguard(args) => args.run().map(|()| Exit::Ok),
         Command::Replay(args) => args.run(&context.output),
+        Command::Completions(args) => args.run(&context.output),
+        Command::Man(args) => args.run(),
         other => ask(other, context),
     }
 }
@@ -207,7 +218,9 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             | Command::Mesh(_)
             | Command::Site(_)
             | Command::UserspaceWireguard(_)
-            | Command::Replay(_) => {
+            | Command::Replay(_)
+            | Command::Completions(_)
+            | Command::Man(_) => {
                 unreachable!("these don't talk to the daemon")
             }
             Command::Down(args) => args.run(context).await,
@@ -222,6 +235,7 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             Command::Measure(command) => command.run(context).await,
             Command::Check(args) => args.run(context),
             Command::Config(args) => args.run(context),
+            Command::SupportDump(args) => args.run(context).await,
         }
     })
 }

@@ -99,6 +99,15 @@ impl Output {
         }
     }
 
+    /// Makes way for the next table, where somebody looks at it.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        if self.format == Format::Table && std::io::stdout().is_terminal() {
+            self.write("\x1b[H\x1b[2J")
+        } else {
+            Ok(())
+        }
+    }
+
     /// Prints a text as it is.
     pub fn write(&self, text: &str) -> anyhow::Result<()> {
         let mut stdout = std::io::stdout().lock();

@@ -1,7 +1,9 @@
 //! `sdwan paths`.
 
 use super::output::{Output, Tone, age, decimal, number, toned};
+use super::watch::Watch;
 use super::{Context, Exit};
+use crate::api::client::Client;
 use crate::api::views::{Listing, PathView};
 use crate::engine::path::PathState;
 
@@ -19,11 +21,18 @@ pub(super) struct Args {
     /// What the paths did over the last minute, 15 minutes and 24 hours
     #[arg(long)]
     quantiles: bool,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 impl Args {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
-        let mut paths = context.client()?.paths().await?;
+        let client = context.client()?;
+        self.watch.run(context, async || self.show(context, &client).await).await
+    }
+
+    async fn show(&self, context: &Context, client: &Client) -> anyhow::Result<Exit> {
+        let mut paths = client.paths().await?;
         if let Some(site) = &self.site {
             let known = paths.items.iter().any(|path| is(path, site));
             anyhow::ensure!(known, "there is no path to a site {site:?}: `sdwan sites` lists the sites");

@@ -1,18 +1,27 @@
 //! `sdwan sites`.
 
 use super::output::{Output, Tone, age, decimal, number, toned};
+use super::watch::Watch;
 use super::{Context, Exit};
 use crate::api::views::SiteView;
 
 /// Options of `sdwan sites`.
 #[derive(clap::Args, Clone, Debug)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    #[command(flatten)]
+    watch: Watch,
+}
 
 impl Args {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
-        let sites = context.client()?.sites().await?;
-        context.output.print(&sites, |output| render(&sites.items, output))?;
-        Ok(Exit::Ok)
+        let client = context.client()?;
+        self.watch
+            .run(context, async || {
+                let sites = client.sites().await?;
+                context.output.print(&sites, |output| render(&sites.items, output))?;
+                Ok(Exit::Ok)
+            })
+            .await
     }
 }
 

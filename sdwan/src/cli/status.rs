@@ -1,25 +1,65 @@
 //! `sdwan status`.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use super::output::{Output, Tone, age, short, toned};
+use super::watch::{Watch, seconds};
 use super::{Context, Exit};
+use crate::api::client::{Client, ClientError};
 use crate::api::views::{Health, StatusView};
+
+/// Between two looks, with `--wait`.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Options of `sdwan status`.
 #[derive(clap::Args, Clone, Debug)]
-#[command(after_help = "Exits with 0 when everything works, 4 when something needs attention, 3 without a daemon.")]
-pub(super) struct Args {}
+#[command(after_help = "\
+Exits with 0 when everything works, 4 when something needs attention, 3 without a daemon.
+
+Example, at the end of a script that sets a gateway up:
+  sdwan status --wait --timeout 120")]
+pub(super) struct Args {
+    /// Wait until everything works, and show it then
+    #[arg(long, conflicts_with = "watch")]
+    wait: bool,
+    /// With --wait, for at most so many seconds; what is the matter is shown then
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, requires = "wait")]
+    timeout: Duration,
+    #[command(flatten)]
+    watch: Watch,
+}
 
 impl Args {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
-        let status = context.client()?.status().await?;
-        context.output.print(&status, |output| render(&status, output))?;
-        Ok(match status.health {
-            Health::Ok => Exit::Ok,
-            Health::Degraded | Health::Failing => Exit::Degraded,
-        })
+        let client = context.client()?;
+        if self.wait {
+            let status = self.good(&client).await?;
+            return show(context, &status);
+        }
+        self.watch.run(context, async || show(context, &client.status().await?)).await
     }
+
+    /// The first status with which everything works, or the last one before time is up.
+    async fn good(&self, client: &Client) -> Result<StatusView, ClientError> {
+        let start = Instant::now();
+        loop {
+            let answer = client.status().await;
+            let good = answer.as_ref().is_ok_and(|status| status.health == Health::Ok);
+            if good || start.elapsed() + PAUSE > self.timeout {
+                return answer;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+fn show(context: &Context, status: &StatusView) -> anyhow::Result<Exit> {
+    context.output.print(status, |output| render(status, output))?;
+    Ok(match status.health {
+        Health::Ok => Exit::Ok,
+        Health::Degraded | Health::Failing => Exit::Degraded,
+    })
 }
 
 /// The whole screen.

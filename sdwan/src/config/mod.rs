@@ -4,6 +4,7 @@
 //! [`ConfigError`] that shows every problem with its file, line, column and key. `docs/sdwan.toml` documents every key
 //! and its default; a test holds it equal to [`Config::default`].
 
+mod metrics;
 mod options;
 mod policies;
 mod problem;
@@ -28,6 +29,7 @@ use crate::engine::policy::Policy;
 use crate::engine::settings::Settings;
 use crate::engine::types::{SiteId, UplinkIndex};
 
+pub use metrics::MetricsConfig;
 pub(crate) use options::from_here;
 pub use options::{LanOption, Options, UplinkOption};
 pub use policies::{
@@ -77,6 +79,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// `[stamp]`.
     pub stamp: StampConfig,
+    /// `[metrics]`.
+    pub metrics: MetricsConfig,
     /// `[[policy]]`: the file's own; see [`effective_policies`] for all that apply.
     #[serde(rename = "policy", skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
@@ -452,6 +456,7 @@ impl Default for Config {
                 max_size: Size(1 << 30),
             },
             stamp: StampConfig::default(),
+            metrics: MetricsConfig::default(),
             policies: Vec::new(),
         }
     }

@@ -33,6 +33,7 @@ pub(super) fn read(text: &str, options: &Options) -> (Config, Notes) {
     log(&mut config.log, root.section(notes_ref, "log"), notes_ref);
     store(&mut config.store, root.section(notes_ref, "store"), notes_ref);
     stamp::read(&mut config.stamp, root.section(notes_ref, "stamp"), notes_ref);
+    metrics::read(&mut config.metrics, root.section(notes_ref, "metrics"), notes_ref);
     for (path, element) in root.elements(notes_ref, "policy") {
         config.policies.extend(deserialize(notes_ref, &path, element, "a table"));
     }

@@ -20,6 +20,7 @@ use super::routes::RouteTask;
 use super::settings::{backend_choice, dataplane_settings, discovery_config, uplink_specs, with_indices};
 use super::teardown::teardown;
 use crate::api::request::{Refusal, Reply, Request};
+use crate::api::scrape;
 use crate::api::server::{ServeError, Server};
 use crate::api::views::DoneView;
 use crate::config::Config;
@@ -173,6 +174,7 @@ pub async fn run(
         }
         opened => opened?,
     };
+    let scraped = tokio::spawn(scrape::run(config.metrics.listen.clone(), running.requests.clone(), store.clone()));
     let api = tokio::spawn(server.run(running.requests.clone(), store.clone()));
     info!(socket = %config.site.socket.display(), "ready");
 
@@ -196,6 +198,9 @@ pub async fn run(
     };
     finish(config, core, exit, store, running).await?;
     api.abort();
+    scraped.abort();
+    // Its sockets are closed then, and a start that follows can have their addresses.
+    let _ = scraped.await;
     Ok(ended)
 }
 

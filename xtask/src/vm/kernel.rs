@@ -6,9 +6,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::modules;
 use super::vmlinux;
-use super::{modules, text_of};
-use crate::progress::{run, step};
+use crate::fetch::{self, entries, fresh_directory, text_of};
+use crate::progress::step;
 use crate::setup;
 
 /// The kernels that tests run on: the oldest supported one (`sdwan_common::kernel::OLDEST`) and a newer one.
@@ -43,7 +44,7 @@ impl Kernel {
         }
         if path.is_file() {
             let unpacked = cache.join("packages").join(path.file_stem().unwrap_or_default());
-            unpack_package(path, &unpacked)?;
+            fetch::unpack(path, &unpacked)?;
             return Self::prepare(&unpacked, cache);
         }
         if name.contains('/') || !name.starts_with(|first: char| first.is_ascii_digit()) {
@@ -82,17 +83,6 @@ impl Kernel {
     }
 }
 
-/// A new empty directory beside the one that it is to become: what a crash leaves isn't taken for complete.
-pub fn fresh_directory(target: &Path) -> Result<PathBuf> {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = target.with_file_name(format!("{name}.{}.new", std::process::id()));
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh).with_context(|| format!("can't remove {}", fresh.display()))?;
-    }
-    fs::create_dir_all(&fresh).with_context(|| format!("can't create {}", fresh.display()))?;
-    Ok(fresh)
-}
-
 /// The unpacked package of a series, fetched unless it is there.
 fn fetch(series: &str, packages: &Path) -> Result<PathBuf> {
     fs::create_dir_all(packages).with_context(|| format!("can't create {}", packages.display()))?;
@@ -111,18 +101,8 @@ fn fetch(series: &str, packages: &Path) -> Result<PathBuf> {
     }
     let name = listed.with_context(|| format!("the distribution has no package {PREFIX}{series}*{FLAVOUR}"))?;
     step(&format!("fetching {name}"));
-    let show = text_of(Command::new("apt-cache").args(["show", "--no-all-versions", &name]))?;
-    let expected = field(&show, "SHA256").with_context(|| format!("apt lists no SHA256 of {name}"))?;
     let target = packages.join(&name);
-    let download = fresh_directory(&packages.join(format!("{name}.download")))?;
-    run(Command::new("apt-get").args(["--quiet", "download", &name]).current_dir(&download))?;
-    let package = entries(&download)?.pop().with_context(|| format!("apt-get downloaded nothing for {name}"))?;
-    let found = text_of(Command::new("sha256sum").arg(&package))?;
-    if found.split_whitespace().next() != Some(expected) {
-        bail!("{} has not the SHA256 that apt lists, {expected}", package.display());
-    }
-    unpack_package(&package, &target)?;
-    fs::remove_dir_all(&download).with_context(|| format!("can't remove {}", download.display()))?;
+    fetch::package(&name, &target)?;
     Ok(target)
 }
 
@@ -141,26 +121,6 @@ fn of_series(package: &str, series: &str) -> bool {
 /// The numbers in a name, by which versions are ordered.
 fn numbers(name: &str) -> Vec<u64> {
     name.split(|one: char| !one.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
-}
-
-/// The value of a field in a package's description.
-fn field<'a>(description: &'a str, name: &str) -> Option<&'a str> {
-    description.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-}
-
-fn unpack_package(package: &Path, target: &Path) -> Result<()> {
-    if target.is_dir() {
-        return Ok(());
-    }
-    let fresh = fresh_directory(target)?;
-    run(Command::new("dpkg").arg("-x").arg(package).arg(&fresh))?;
-    fs::rename(&fresh, target).with_context(|| format!("can't rename {}", fresh.display()))
-}
-
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    let unreadable = || format!("can't read {}", directory.display());
-    let entries = fs::read_dir(directory).with_context(unreadable)?;
-    entries.map(|entry| Ok(entry.with_context(unreadable)?.path())).collect()
 }
 
 #[cfg(test)]
@@ -191,11 +151,5 @@ mod tests {
             let text = fs::read_to_string(crate::cargo::workspace().join(document)).expect("the document is there");
             assert!(text.contains(&format!("Linux {oldest} or later")), "{document}");
         }
-    }
-
-    #[test]
-    fn a_field_is_found_by_its_whole_name() {
-        let description = "Package: x\nSHA256sum: no\nSHA256: abc\n";
-        assert_eq!(field(description, "SHA256"), Some("abc"));
     }
 }

@@ -15,7 +15,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -116,16 +116,6 @@ fn tool(name: &str) -> Result<PathBuf> {
     let found = places.map(|directory| directory.join(name)).find(|path| path.is_file());
     let found = found.with_context(|| format!("there is no program `{name}`: run `cargo xtask setup`"))?;
     Ok(image::without_directory_links(&found))
-}
-
-/// What a command prints.
-fn text_of(command: &mut Command) -> Result<String> {
-    let name = command.get_program().display().to_string();
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("can't start {name}"))?;
-    if !output.status.success() {
-        bail!("{} failed: {}", crate::progress::words(command), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    String::from_utf8(output.stdout).with_context(|| format!("{name} prints something else than text"))
 }
 
 /// The command as a line of shell: each word in quotes.
