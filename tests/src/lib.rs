@@ -10,6 +10,7 @@
 //! - [`failover`]: what `cargo xtask bench failover` shows
 //! - [`figures`]: what benches and the demo print for programs
 //! - [`histogram`]: quantiles of durations
+//! - [`iperf`]: `iperf3` between two namespaces
 //! - [`accuracy`]: what `cargo xtask bench accuracy` shows
 //! - [`pace`]: how fast tests may send
 //! - [`pins`]: what a former release would have left in the kernel
@@ -26,6 +27,7 @@ pub mod demo;
 pub mod failover;
 pub mod figures;
 pub mod histogram;
+pub mod iperf;
 pub mod mesh;
 pub mod mtu;
 pub mod pace;

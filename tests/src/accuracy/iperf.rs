@@ -1,13 +1,11 @@
 //! `iperf3`, on the same line right after our own measurement: at the same moment each would take the other's rate.
 
-use std::io::Read;
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::bed::Namespace;
+use crate::iperf::server_report;
 use crate::wire::INNER;
 
 /// UDP payload of a packet that is as large as a train's.
@@ -16,10 +14,6 @@ const UDP_PAYLOAD: u16 = INNER - 28;
 const TCP_PAYLOAD: u16 = INNER - 52;
 /// Faster than the line, but not so much that a busy machine does nothing but drop.
 const OVER: f64 = 1.2;
-
-/// A connection is tried so often, after this pause each.
-const TRIES: usize = 20;
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// How iperf3 looks at a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,48 +29,13 @@ pub enum Load {
 /// # Errors
 /// When it isn't installed, can't reach its server, or prints something else than expected.
 pub fn iperf(from: &Namespace, to: &Namespace, server: SocketAddr, load: Load, line_bps: f64) -> Result<f64> {
-    let (address, port) = (server.ip().to_string(), server.port().to_string());
-    let mut command = to.command("iperf3");
-    command.args(["-s", "-1", "-J", "-B", &address, "-p", &port]).stdin(Stdio::null());
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("iperf3 can't be started")?;
-    let mut server = Server(child);
     let rate = format!("{:.0}", line_bps * OVER * f64::from(UDP_PAYLOAD) / f64::from(INNER));
     let length = UDP_PAYLOAD.to_string();
-    let mut arguments = vec!["-c", &address, "-p", &port, "-J", "-t", "3"];
+    let mut arguments = vec!["-t", "3"];
     if load == Load::Udp {
         arguments.extend(["-u", "-b", &rate, "-l", &length]);
     }
-    let mut last = String::new();
-    for _ in 0..TRIES {
-        // The server takes a moment to listen.
-        std::thread::sleep(PAUSE);
-        let output = from.command("iperf3").args(&arguments).stdin(Stdio::null()).output().context("iperf3")?;
-        if output.status.success() {
-            return parse(&server.output()?, load);
-        }
-        last = String::from_utf8_lossy(&output.stdout).into_owned();
-    }
-    bail!("iperf3 got no connection: {last}")
-}
-
-/// A server that ends after one test; it is ended when there was none.
-struct Server(Child);
-
-impl Server {
-    /// What it printed when it is through.
-    fn output(&mut self) -> Result<String> {
-        let mut text = String::new();
-        self.0.stdout.take().context("iperf3's output was read")?.read_to_string(&mut text).context("iperf3")?;
-        Ok(text)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Both fail only when it has ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    parse(&server_report(from, to, server, &arguments)?, load)
 }
 
 /// The mean of the receiver's whole seconds but for the first: until then queues fill and TCP finds its rate, and what

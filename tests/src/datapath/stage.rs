@@ -1,61 +1,62 @@
-//! Where the bench happens: a network namespace of the thread's own with a LAN, and a tunnel interface that is a plain L3
+//! Where the bench happens: a network namespace of the thread's own with LANs, and a tunnel interface that is a plain L3
 //! device, so that the cost of deciding shows and not that of encryption.
+//!
+//! ```text
+//! LAN → tunnel:  sender ─► lan (veth) ─► [ours, or another way] ─► tunnel (TUN that nobody reads)
+//! tunnel → LAN:  feeder ─► feed (veth) ─► [redirect inbound] ─► tunnel ─► [ours, or the kernel] ─► office (TAP)
+//! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
-use sdwan::dataplane::desired::{
-    CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock,
-};
+use sdwan::dataplane::desired::Desired;
 use sdwan::dataplane::{Attachment, Capacities, Dataplane, Direction, Settings};
-use sdwan::engine::Time;
-use sdwan::engine::policy::{Match, Policy, PortRange, Protocol, compile, default_policies};
-use sdwan::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
+use sdwan_common::abi::capacity;
 
+use super::desired::{Ports, Size, add_site, desired};
+use super::packets::HOST_MAC;
 use crate::bed::offload;
 use crate::tun;
 
-/// Interfaces: where packets come in, where they are sent from, and the tunnel.
+/// Interfaces: where packets of the LAN come in, where they are sent from, the tunnel, where its packets come in, where
+/// these are sent from, and a LAN that they go to.
 pub const LAN: &str = "lan";
 const SENDER: &str = "sender";
 pub const TUNNEL: &str = "tunnel";
-/// MAC address of the gateway's LAN interface.
+pub const FEED: &str = "feed";
+const FEEDER: &str = "feeder";
+pub const OFFICE: &str = "office";
+/// MAC address of the gateway's LAN interfaces.
 pub const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// A host of the office.
+pub const OFFICE_HOST: [u8; 4] = [10, 3, 0, 5];
+
+/// How long the kernel may take to take a program off.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The namespace. It ends with the thread.
 pub struct Stage {
     bpffs: tempfile::TempDir,
-    _tunnel: File,
+    _devices: [File; 2],
     /// Index of the LAN interface.
     pub lan: u32,
     /// Index of the interface whose packets come in at the LAN.
     pub sender: u32,
     /// Index of the tunnel.
     pub tunnel: u32,
-}
-
-/// How much the data path holds.
-#[derive(Clone, Copy, Debug)]
-pub struct Size {
-    /// Flows that there is room for.
-    pub flows: u32,
-    /// Remote sites.
-    pub sites: u16,
-    /// Policies beside the default ones.
-    pub policies: u16,
-}
-
-impl Size {
-    /// Three sites, the default policies, and the default flow table.
-    pub const SMALL: Self = Self { flows: sdwan_common::abi::capacity::FLOWS, sites: 2, policies: 0 };
+    /// Index of the interface whose packets go on into the tunnel, inbound, if a program sends them there.
+    pub feed: u32,
+    /// Index of the interface whose packets come in there.
+    pub feeder: u32,
+    office: u32,
 }
 
 /// Runs a command; a failure tells what it said.
@@ -87,57 +88,64 @@ impl Stage {
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>)?;
         let bpffs = tempfile::Builder::new().prefix("sdwan-datapath-").tempdir()?;
         mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), None::<&str>)?;
-        setting("ipv6/conf/default/disable_ipv6", "1")?;
-        let mac = LAN_MAC.map(|byte| format!("{byte:02x}")).join(":");
+        // The kernel's own packets of IPv6 are none of the bench's.
+        setting("ipv6/conf/default/addr_gen_mode", "1")?;
+        setting("ipv6/conf/default/router_solicitations", "0")?;
+        let [mac, host_mac] = [LAN_MAC, HOST_MAC].map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
         run(&format!("ip link add {LAN} address {mac} type veth peer name {SENDER}"))?;
-        let tunnel = tun::open(TUNNEL).context("make a TUN device")?;
-        for interface in ["lo", LAN, SENDER, TUNNEL] {
+        run(&format!("ip link add {FEED} address {mac} type veth peer name {FEEDER}"))?;
+        let devices = [tun::open(TUNNEL), tun::open_ethernet(OFFICE)];
+        let [tunnel, office] = devices.map(|device| device.context("make a TUN or TAP device"));
+        let devices = [tunnel?, office?];
+        run(&format!("ip link set {OFFICE} address {mac}"))?;
+        for interface in ["lo", LAN, SENDER, FEED, FEEDER, TUNNEL, OFFICE] {
             run(&format!("ip link set {interface} up"))?;
         }
-        run(&format!("ip address add 10.1.0.1/16 dev {LAN}"))?;
-        // No queue: what the device does with a packet is the end of its way.
-        run(&format!("tc qdisc replace dev {TUNNEL} root noqueue"))?;
+        for address in [&format!("10.1.0.1/16 dev {LAN}"), &format!("10.3.0.1/16 dev {OFFICE}")] {
+            run(&format!("ip address add {address}"))?;
+        }
+        run(&format!("ip address add fd00:a:3::1/48 dev {OFFICE} nodad"))?;
+        for host in [OFFICE_HOST.map(|byte| byte.to_string()).join("."), "fd00:a:3::5".into()] {
+            run(&format!("ip neigh replace {host} lladdr {host_mac} dev {OFFICE} nud permanent"))?;
+        }
+        for interface in [TUNNEL, OFFICE] {
+            // No queue: what the device does with a packet is the end of its way.
+            run(&format!("tc qdisc replace dev {interface} root noqueue"))?;
+        }
         setting("ipv4/ip_forward", "1")?;
-        for interface in ["all", LAN] {
+        setting("ipv6/conf/all/forwarding", "1")?;
+        for interface in ["all", LAN, TUNNEL] {
             setting(&format!("ipv4/conf/{interface}/rp_filter"), "0")?;
         }
-        // Packets of the generator come in by a ring, which a veth interface has with GRO only.
-        offload::switch_on_gro(LAN).context("switch GRO on")?;
-        let index = |name| nix::net::if_::if_nametoindex(name).with_context(|| format!("look up {name}"));
-        Ok(Self { bpffs, _tunnel: tunnel, lan: index(LAN)?, sender: index(SENDER)?, tunnel: index(TUNNEL)? })
-    }
-
-    /// What comes in at the LAN is handled by a thread of its own on this processor.
-    ///
-    /// # Errors
-    /// When the kernel has no such threads for it.
-    pub fn handle_on(&self, processor: usize) -> Result<()> {
-        std::fs::write(format!("/sys/class/net/{LAN}/threaded"), "1").context("threaded NAPI")?;
-        let mut found = false;
-        for entry in std::fs::read_dir("/proc")? {
-            let entry = entry?;
-            let Ok(number) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-            let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            if name.starts_with(&format!("napi/{LAN}-")) {
-                pin(Pid::from_raw(number), processor)?;
-                found = true;
-            }
+        for interface in [LAN, FEED] {
+            // Packets of the generator come in by a ring, which a veth interface has with GRO only.
+            offload::switch_on_gro(interface).context("switch GRO on")?;
         }
-        ensure!(found, "there is no thread that handles {LAN}'s packets");
-        Ok(())
+        let index = |name| nix::net::if_::if_nametoindex(name).with_context(|| format!("look up {name}"));
+        Ok(Self {
+            bpffs,
+            _devices: devices,
+            lan: index(LAN)?,
+            sender: index(SENDER)?,
+            tunnel: index(TUNNEL)?,
+            feed: index(FEED)?,
+            feeder: index(FEEDER)?,
+            office: index(OFFICE)?,
+        })
     }
 
-    /// Our data path, filled and attached.
+    /// A data path that is filled but not attached. There may be several.
     ///
     /// # Errors
     /// When the kernel refuses it.
     pub fn dataplane(&self, size: Size) -> Result<Dataplane> {
+        let number = std::fs::read_dir(self.bpffs.path())?.count();
         let mut dataplane = Dataplane::open(&Settings {
-            directory: self.bpffs.path().join("sdwan"),
+            directory: self.bpffs.path().join(format!("sdwan{number}")),
             capacities: Capacities {
                 flows: size.flows,
                 sites: u32::from(size.sites) + 1,
-                classes: 64,
+                classes: capacity::CLASSES,
                 paths: 4 * (u32::from(size.sites) + 1),
                 prefixes: 8 * (u32::from(size.sites) + 16),
             },
@@ -147,114 +155,103 @@ impl Stage {
         Ok(dataplane)
     }
 
-    /// Attaches our program to the LAN.
+    /// Attaches our programs to the LANs and the tunnel, as the daemon does.
     ///
     /// # Errors
     /// When the kernel refuses it.
     pub fn attach(&self, dataplane: &mut Dataplane) -> Result<()> {
-        let wanted = Attachment { direction: Direction::Lan, ifindex: self.lan, interface: LAN.into() };
-        let errors = dataplane.attach(&BTreeSet::from([wanted]));
-        ensure!(errors.is_empty(), "{errors:?}");
-        Ok(())
+        let wanted = [
+            (Direction::Lan, self.lan, LAN),
+            (Direction::Lan, self.office, OFFICE),
+            (Direction::Tunnel, self.tunnel, TUNNEL),
+            (Direction::IntoTunnel, self.tunnel, TUNNEL),
+        ];
+        let wanted = wanted.map(|(direction, ifindex, name)| Attachment { direction, ifindex, interface: name.into() });
+        attach(dataplane, &wanted.into())
     }
 
-    /// Takes it away again, maps and all.
+    /// Takes them off again; the maps stay.
     ///
     /// # Errors
     /// When the kernel refuses it.
-    pub fn detach(&self, dataplane: Dataplane) -> Result<()> {
-        drop(dataplane);
-        Ok(sdwan::dataplane::detach_all(&self.bpffs.path().join("sdwan"))?)
+    pub fn detach(&self, dataplane: &mut Dataplane) -> Result<()> {
+        attach(dataplane, &BTreeSet::new())
     }
 
+    /// Removes a data path, maps and all. The one that was made last comes first.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn remove(&self, dataplane: Dataplane) -> Result<()> {
+        let directory = dataplane.layout().root().parent().context("a directory of pins")?.to_owned();
+        drop(dataplane);
+        Ok(sdwan::dataplane::detach_all(&directory)?)
+    }
+
+    /// Does something with data paths of some sizes, and removes them.
+    ///
+    /// # Errors
+    /// When a data path can't be made or removed, or that fails.
+    pub fn with<T, const N: usize>(
+        &self,
+        sizes: [Size; N],
+        what: impl FnOnce(&mut [Dataplane; N]) -> Result<T>,
+    ) -> Result<T> {
+        let mut made = Vec::new();
+        for size in sizes {
+            made.push(self.dataplane(size)?);
+        }
+        let mut dataplanes = <[Dataplane; N]>::try_from(made).ok().context("as many as there are sizes")?;
+        let outcome = what(&mut dataplanes);
+        for dataplane in dataplanes.into_iter().rev() {
+            self.remove(dataplane)?;
+        }
+        outcome
+    }
+
+    /// Each site has four prefixes, the first one 10.2.0.0/16 and fd00:a:2::/48 beside.
     fn desired(&self, size: Size) -> Result<Desired> {
-        let mut policies = default_policies();
-        policies.extend((0..size.policies).map(policy));
-        let compilation = compile(&policies, &["lan".into()], 64)?;
-        let mut desired = Desired {
-            overlay: IpAddr::from([100, 64, 0, 1]),
-            local_prefixes: vec!["10.1.0.0/16".parse()?],
-            lan: vec![LanIngress { ifindex: self.lan, vlan: None, zone: 0 }],
-            sites: BTreeMap::new(),
-            sets: BTreeMap::new(),
-            paths: BTreeMap::new(),
-            classes: compilation.classes.iter().map(|class| class.abi()).collect(),
-            rules: compilation.rules,
-            fast_path: sdwan_common::abi::fast_path::BOTH,
-            outer_port: 0,
-            flow_event_mask: u32::MAX,
-            events_per_second: 0,
-            heartbeat_stale: Duration::from_secs(3_600),
-            clock: WallClock { offset_ns: 0, scale: 0 },
-        };
+        let parse = |texts: &[String]| texts.iter().map(|text| text.parse()).collect::<Result<Vec<IpNet>, _>>();
+        let local = ["10.1.0.0/16", "10.3.0.0/16", "fd00:a:1::/48", "fd00:a:3::/48"].map(String::from);
+        let ports = Ports { lan: vec![self.lan, self.office], tunnel: self.tunnel, mtu: 1_420 };
+        let mut desired = desired(&ports, parse(&local)?, size.policies)?;
         for number in 0..size.sites {
-            self.add_site(&mut desired, number)?;
+            let [high, low] = number.to_be_bytes();
+            let mut prefixes: Vec<_> = (0..4).map(|part| format!("172.{part}.{low}.{high}/32")).collect();
+            if number == 0 {
+                prefixes.extend(["10.2.0.0/16", "fd00:a:2::/48"].map(String::from));
+            }
+            add_site(&mut desired, number, parse(&prefixes)?, &ports);
         }
         Ok(desired)
     }
-
-    /// A site with four prefixes and four paths, all of which lead into the one tunnel. The first is 10.2.0.0/16.
-    fn add_site(&self, desired: &mut Desired, number: u16) -> Result<()> {
-        let mut id = [0; 16];
-        id[..2].copy_from_slice(&number.to_be_bytes());
-        let site = SiteId(id);
-        let [high, low] = number.to_be_bytes();
-        let mut prefixes = (0..4_u8).map(|part| format!("172.{part}.{low}.{high}/32")).collect::<Vec<_>>();
-        if number == 0 {
-            prefixes.push("10.2.0.0/16".into());
-        }
-        let prefixes: Result<Vec<_>, _> = prefixes.iter().map(|prefix| prefix.parse()).collect();
-        let overlay = IpAddr::from([100, 65, high, low]);
-        desired.sites.insert(site, SiteDesired { overlay, prefixes: prefixes? });
-        let paths: Vec<PathKey> = [(0, 0), (0, 1), (1, 0), (1, 1)]
-            .into_iter()
-            .filter_map(|(local, remote)| {
-                let tunnel = TunnelKey { local: UplinkIndex::new(local)?, remote: UplinkIndex::new(remote)? };
-                Some(PathKey { site, tunnel })
-            })
-            .collect();
-        for path in &paths {
-            let path_desired = PathDesired {
-                ifindex: self.tunnel,
-                mark: 0,
-                mtu: 1_420,
-                up: true,
-                detection: Duration::ZERO,
-                last_answer: Time(0),
-                peer_detection: Duration::ZERO,
-            };
-            desired.paths.insert(*path, path_desired);
-        }
-        let candidates: Vec<_> = (0..)
-            .zip(&paths)
-            .map(|(rank, path)| CandidateDesired { path: *path, rank, weight: 1, full: false })
-            .collect();
-        for class in 0..desired.classes.len() as u16 {
-            desired.sets.insert((site, class), SetDesired { candidates: candidates.clone(), keep_rank: 0 });
-        }
-        Ok(())
-    }
 }
 
-/// One of many policies that the bench's packets don't match: each looks at another port of another prefix.
-fn policy(number: u16) -> Policy {
-    let alternative = Match {
-        protocols: vec![Protocol(17)],
-        destination_ports: vec![PortRange(1_000 + number..=1_000 + number)],
-        ..Match::default()
-    };
-    Policy {
-        name: format!("bench-{number}"),
-        priority: 1_000 + number,
-        matches: vec![alternative],
-        class: Some("default".into()),
-        ..default_policies().remove(3)
+/// Attaches programs where they are wanted, and nowhere else.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn attach(dataplane: &mut Dataplane, wanted: &BTreeSet<Attachment>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let Some(error) = dataplane.attach(wanted).into_iter().next() else { return Ok(()) };
+        // The kernel takes off what was let go a moment later, and has no program twice.
+        if start.elapsed() > PATIENCE {
+            return Err(error.into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
 /// Sets a kernel setting of the namespace.
 pub fn setting(name: &str, value: &str) -> Result<()> {
     std::fs::write(format!("/proc/sys/net/{name}"), value).with_context(|| format!("set {name} to {value}"))
+}
+
+/// A counter of an interface.
+pub fn counter(interface: &str, name: &str) -> Result<u64> {
+    let file = format!("/sys/class/net/{interface}/statistics/{name}");
+    Ok(std::fs::read_to_string(&file).with_context(|| file.clone())?.trim().parse()?)
 }
 
 impl Drop for Stage {

@@ -1,120 +1,146 @@
 //! Time of one packet by the kernel's test-run.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::EbpfLoader;
 use aya::programs::SchedClassifier;
-use etherparse::PacketBuilder;
 
-use super::raw::{self, Object};
-use super::stage::{LAN_MAC, Size, Stage};
+use super::packets::Kind;
+use super::raw;
+use super::rounds::median;
+use super::stage::Stage;
 
 /// A run's packets: the program gets what it made of the packet before, and each one takes a hop off its TTL.
 const ROUNDS: u32 = 250;
-/// Runs of so many packets behind a mean.
-const RUNS: usize = 2_000;
+/// Runs of so many packets behind a median.
+const RUNS: usize = 500;
 /// Single packets behind a median.
-const SINGLES: u16 = 2_000;
+const SINGLES: usize = 1_000;
 
-/// A UDP packet from the LAN to the other site, without a checksum, as the generator needs it.
-pub fn udp(source_port: u16, destination_port: u16, size: usize) -> Vec<u8> {
-    let mut frame = Vec::new();
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], LAN_MAC)
-        .ipv4([10, 1, 0, 5], [10, 2, 0, 9], 255)
-        .udp(source_port, destination_port);
-    let payload = vec![0x5a; size.saturating_sub(28)];
-    builder.write(&mut frame, &payload).expect("memory takes any packet");
-    frame[40..42].fill(0);
-    frame
+/// The flow of [`Kind::outbound`] that is known.
+const KNOWN: (u16, u16) = (40_000, 8_191);
+/// Bytes before the IP header in a test-run, also where a tunnel's packets have none.
+const ETHERNET: u32 = 14;
+
+/// What a program says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Verdict {
+    /// `TC_ACT_OK`
+    Pass = 0,
+    /// `TC_ACT_SHOT`
+    Drop = 2,
+    /// `TC_ACT_REDIRECT`
+    Redirect = 7,
 }
 
-/// `lan_ingress`, loaded once more onto the maps of a data path.
+/// Our programs, loaded once more onto the maps of a data path.
 pub struct Ours {
-    program: aya::Ebpf,
+    programs: aya::Ebpf,
     lan: u32,
+    tunnel: u32,
 }
 
 impl Ours {
-    /// Loads it.
+    /// Loads them.
     ///
     /// # Errors
-    /// When the kernel refuses it.
+    /// When the kernel refuses them.
     pub fn load(stage: &Stage, layout: &sdwan::dataplane::Layout) -> Result<Self> {
         let mut loader = EbpfLoader::new();
+        loader.override_global("TUNNEL_HEADER", &ETHERNET, true);
         let object = aya_obj::Object::parse(sdwan::dataplane::OBJECT)?;
         let names: Vec<String> = object.maps.keys().cloned().collect();
         for name in names.iter().filter(|name| layout.map(name).exists()) {
             let map = aya::maps::MapData::from_pin(layout.map(name))?;
             loader.map_pin_path(name, layout.map(name)).map_max_entries(name, map.info()?.max_entries());
         }
-        let mut program = loader.load(sdwan::dataplane::OBJECT)?;
-        let classifier: &mut SchedClassifier = program.program_mut("lan_ingress").context("lan_ingress")?.try_into()?;
-        classifier.load()?;
-        Ok(Self { program, lan: stage.lan })
+        let mut programs = loader.load(sdwan::dataplane::OBJECT)?;
+        for name in ["lan_ingress", "tunnel_ingress"] {
+            let classifier: &mut SchedClassifier = programs.program_mut(name).context(name)?.try_into()?;
+            classifier.load()?;
+        }
+        Ok(Self { programs, lan: stage.lan, tunnel: stage.tunnel })
     }
 
-    fn time(&self, frame: &[u8], repeat: u32) -> Result<f64> {
-        let program: &SchedClassifier = self.program.program("lan_ingress").context("lan_ingress")?.try_into()?;
-        let time = raw::time(program.fd()?.as_fd().as_raw_fd(), frame, self.lan, repeat)?;
+    /// The first of two copies passes: it doesn't count.
+    fn first(&self, frame: &[u8]) -> Result<()> {
+        let program: &SchedClassifier =
+            self.programs.program("tunnel_ingress").context("tunnel_ingress")?.try_into()?;
+        raw::time(program.fd()?.as_fd().as_raw_fd(), frame, self.tunnel, 1)?;
+        Ok(())
+    }
+
+    fn time(&self, name: &'static str, frame: &[u8], repeat: u32, expected: Verdict) -> Result<f64> {
+        let ifindex = if name == "lan_ingress" { self.lan } else { self.tunnel };
+        let program: &SchedClassifier = self.programs.program(name).context(name)?.try_into()?;
+        let (time, verdict) = raw::time(program.fd()?.as_fd().as_raw_fd(), frame, ifindex, repeat)?;
+        ensure!(verdict == expected as u32, "{name} says {verdict} instead of {expected:?}");
         Ok(time.as_nanos() as f64)
     }
 
+    /// A packet that comes out of the tunnel, ns.
+    pub fn inbound(&self, frame: &[u8], expected: Verdict) -> Result<f64> {
+        self.first(frame)?;
+        middle((0..RUNS).map(|_| self.time("tunnel_ingress", frame, ROUNDS, expected)))
+    }
+
+    /// A packet for an address that is no site's, ns.
+    pub fn elsewhere(&self, kind: Kind) -> Result<f64> {
+        middle((0..RUNS).map(|_| self.time("lan_ingress", &kind.elsewhere(), ROUNDS, Verdict::Pass)))
+    }
+
     /// A packet of a known flow, ns.
-    pub fn hit(&self, frame: &[u8]) -> Result<f64> {
-        mean((0..RUNS).map(|_| self.time(frame, ROUNDS)))
+    pub fn hit(&self, kind: Kind) -> Result<f64> {
+        if kind == Kind::Vlan {
+            // Once, for the program takes the tag off: what it costs more than a packet without.
+            return Ok(self.hit(Kind::Udp)? + self.single_hit(kind)? - self.single_hit(Kind::Udp)?);
+        }
+        let frame = kind.outbound(KNOWN.0, KNOWN.1);
+        middle((0..RUNS).map(|_| self.time("lan_ingress", &frame, ROUNDS, Verdict::Redirect)))
     }
 
-    /// What a first packet costs more than a further one of the same flow, ns. One packet can miss only once, and a run of
-    /// one packet pays for a cold start: both are measured so.
-    pub fn miss_over_hit(&self) -> Result<f64> {
-        let known = udp(40_000, 8_191, 60);
-        let hit = median((0..SINGLES).map(|_| self.time(&known, 1)))?;
-        // Flows that nobody has seen, in each call others.
-        let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.subsec_nanos() as u16;
-        let unknown = |number: u16| udp(start.wrapping_add(number), 20_000 + number % 16_384, 60);
-        let miss = median((0..SINGLES).map(|number| self.time(&unknown(number), 1)))?;
-        Ok(miss - hit)
+    /// The first packet of a flow, ns. One packet can miss only once, and a run of one packet pays for a cold start: what
+    /// a first one costs more than a further one, both measured so, is added to a hit.
+    pub fn miss(&self, kind: Kind) -> Result<f64> {
+        let singles = (0..SINGLES).map(|_| {
+            let (source, destination) = fresh();
+            self.time("lan_ingress", &kind.outbound(source, destination), 1, Verdict::Redirect)
+        });
+        Ok(self.hit(kind)? + middle(singles)? - self.single_hit(kind)?)
     }
 
-    /// What a packet of one of so many flows costs more than one of a flow that was just seen, ns: its place in the table
-    /// is in no cache. The flows are those of [`udp`] with these source ports.
-    pub fn cold_over_warm(&self, flows: impl Iterator<Item = (u16, u16)>) -> Result<f64> {
-        let known = udp(40_000, 8_191, 60);
-        let warm = median((0..SINGLES).map(|_| self.time(&known, 1)))?;
-        let cold = median(flows.map(|(source, destination)| self.time(&udp(source, destination, 60), 1)))?;
-        Ok(cold - warm)
+    /// A packet of one of these flows, ns, whose place in the table is in no cache.
+    pub fn cold(&self, flows: impl Iterator<Item = (u16, u16)>) -> Result<f64> {
+        let singles = flows.map(|(source, destination)| {
+            self.time("lan_ingress", &Kind::Udp.outbound(source, destination), 1, Verdict::Redirect)
+        });
+        Ok(self.hit(Kind::Udp)? + middle(singles)? - self.single_hit(Kind::Udp)?)
     }
+
+    fn single_hit(&self, kind: Kind) -> Result<f64> {
+        let frame = kind.outbound(KNOWN.0, KNOWN.1);
+        self.time("lan_ingress", &frame, 1, Verdict::Redirect)?;
+        middle((0..SINGLES).map(|_| self.time("lan_ingress", &frame, 1, Verdict::Redirect)))
+    }
+}
+
+/// Ports of a flow that nobody has seen yet.
+fn fresh() -> (u16, u16) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    (1_024 + (number % 32_768) as u16, 20_000 + (number / 32_768) as u16)
 }
 
 /// Time of a yardstick, ns.
-pub fn yardstick(object: &Object) -> Result<f64> {
-    let frame = udp(40_000, 8_191, 60);
-    mean((0..RUNS).map(|_| Ok(object.time(&frame, ROUNDS)?.as_nanos() as f64)))
+pub fn yardstick(object: &raw::Object) -> Result<f64> {
+    let frame = Kind::Udp.outbound(KNOWN.0, KNOWN.1);
+    middle((0..RUNS).map(|_| Ok(object.time(&frame, ROUNDS)?.as_nanos() as f64)))
 }
 
-fn mean(times: impl ExactSizeIterator<Item = Result<f64>>) -> Result<f64> {
-    let count = times.len() as f64;
-    let mut sum = 0.0;
-    for time in times {
-        sum += time?;
-    }
-    Ok(sum / count)
+/// The median of runs: one that something else interrupted says nothing.
+fn middle(times: impl Iterator<Item = Result<f64>>) -> Result<f64> {
+    median(times.collect::<Result<Vec<f64>>>()?).context("no time was measured")
 }
-
-fn median(times: impl Iterator<Item = Result<f64>>) -> Result<f64> {
-    let mut times = times.collect::<Result<Vec<f64>>>()?;
-    times.sort_unstable_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().context("no time was measured")
-}
-
-/// The median of some numbers.
-pub fn middle(mut numbers: Vec<f64>) -> Option<f64> {
-    numbers.sort_unstable_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied()
-}
-
-/// Sizes whose cost is compared with [`Size::SMALL`].
-pub const MANY_POLICIES: Size = Size { policies: 252, ..Size::SMALL };
-/// Ten thousand sites, forty thousand prefixes.
-pub const MANY_SITES: Size = Size { sites: 9_999, ..Size::SMALL };

@@ -1,0 +1,248 @@
+//! TCP from a host at one site to a host at another one, through WireGuard: with our programs at both gateways, and by the
+//! kernel's forwarding with one route.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use sdwan::dataplane::{Attachment, Capacities, Dataplane, Direction, Reader, Settings};
+use sdwan::engine::types::{SiteId, TunnelKey, UplinkIndex};
+use sdwan::tunnel::{
+    BackendKind, DesiredTunnels, PeerDesired, TunnelDesired, TunnelReconciler, UserspaceBackend, kernel_has_wireguard,
+};
+
+use super::desired::{Ports, add_site, desired};
+use super::rounds::median;
+use crate::bed::{Bed, MARKER, Namespace, Provider, Site};
+use crate::figures::Figures;
+use crate::iperf::server_report;
+use crate::{mesh, pace};
+
+const SITES: [&str; 2] = ["a", "b"];
+const UPLINK: &str = "isp1";
+/// UDP port of the tunnels, and MTU.
+const PORT: u16 = 51_820;
+const MTU: u16 = 1_420;
+/// Where iperf3 listens.
+const SERVER: u16 = 5_201;
+/// A second that doesn't count, and two that do.
+const IPERF: [&str; 4] = ["-O", "1", "-t", "2"];
+/// Rounds. The two differ by less than runs of the same do.
+const ROUNDS: usize = 9;
+const SLOW_ROUNDS: usize = 3;
+
+/// The figures of each WireGuard: with our programs, without, and the median of the rounds' ratios.
+const FIGURES: [(BackendKind, [&str; 3]); 2] = [
+    (BackendKind::Kernel, ["datapath.wireguard_mbps", "datapath.wireguard_plain_mbps", "datapath.wireguard_ratio"]),
+    (
+        BackendKind::Userspace,
+        [
+            "datapath.userspace_wireguard_mbps",
+            "datapath.userspace_wireguard_plain_mbps",
+            "datapath.userspace_wireguard_ratio",
+        ],
+    ),
+];
+const UNITS: [&str; 3] = ["Mbit/s", "Mbit/s", ""];
+
+/// The names of all figures, with their units.
+pub fn names() -> Vec<(&'static str, &'static str)> {
+    FIGURES.iter().flat_map(|(_, names)| names.iter().copied().zip(UNITS)).collect()
+}
+
+/// Measures each WireGuard that is here. `program` is the userspace one with its arguments, instead of the carried one.
+///
+/// # Errors
+/// Never: a figure says why it is missing.
+pub fn run(figures: &mut Figures, program: Option<&[OsString]>) -> Result<()> {
+    for (kind, names) in FIGURES {
+        match measure(kind, program) {
+            Ok((values, rounds)) => {
+                for ((name, unit), value) in names.into_iter().zip(UNITS).zip(values) {
+                    eprintln!("        {name}: {value:.3} {unit}");
+                    figures.add(name, value, unit, rounds);
+                }
+            }
+            Err(error) => {
+                eprintln!("        {}: {error:#}", names[0]);
+                for (name, unit) in names.into_iter().zip(UNITS) {
+                    figures.missing(name, unit, format!("{error:#}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Medians of the rates with our programs and without, and of their ratios; and how many rounds these are of.
+fn measure(kind: BackendKind, program: Option<&[OsString]>) -> Result<([f64; 3], u64)> {
+    if kind == BackendKind::Kernel {
+        let there = kernel_has_wireguard()?;
+        ensure!(there, "this kernel has no WireGuard: `cargo xtask bench datapath --vm` runs on one that has");
+    }
+    let bed = Bed::builder().sites(SITES).providers([(UPLINK, Provider::Bridge)]).build()?;
+    let mut gateways = [Gateway::new(&bed, kind, program, 0)?, Gateway::new(&bed, kind, program, 1)?];
+    let [a, b] = SITES.map(|name| bed.site(name).host(0));
+    let server = SocketAddr::new(b.v4(), SERVER);
+    let mut rates = [Vec::new(), Vec::new()];
+    let mut ratios = Vec::new();
+    let rounds = if pace::is_slow() { SLOW_ROUNDS } else { ROUNDS };
+    for round in 0..=rounds {
+        let mut pair = [0.0; 2];
+        // Each goes first as often as the other.
+        for step in 0..2 {
+            let which = (round + step) % 2;
+            for gateway in &mut gateways {
+                if which == 0 { gateway.attach()? } else { gateway.detach()? }
+            }
+            let before = gateways[0].counted()?;
+            pair[which] = goodput(a.namespace(), b.namespace(), server)?;
+            let counted = gateways[0].counted()? - before;
+            ensure!((counted > 0) == (which == 0), "our programs counted {counted} packets, attached: {}", which == 0);
+        }
+        // In the first one keys are exchanged and the path's MTU is learnt.
+        if round > 0 {
+            rates.iter_mut().zip(pair).for_each(|(rates, rate)| rates.push(rate));
+            ratios.push(pair[0] / pair[1]);
+        }
+    }
+    for gateway in gateways {
+        gateway.remove()?;
+    }
+    let [ours, plain] = rates.map(median);
+    let all = ours.zip(plain).zip(median(ratios)).context("no round was measured")?;
+    Ok(([all.0.0, all.0.1, all.1], rounds as u64))
+}
+
+/// What arrives of TCP, Mbit/s.
+fn goodput(from: &Namespace, to: &Namespace, server: SocketAddr) -> Result<f64> {
+    let report = server_report(from, to, server, &IPERF)?;
+    let report: serde_json::Value = serde_json::from_str(&report).context("iperf3 printed no JSON")?;
+    // The first whole second doesn't count.
+    let intervals = report["intervals"].as_array().context("iperf3 tells no intervals")?;
+    let sums: Vec<_> = intervals.iter().map(|one| &one["sum"]).filter(|sum| sum["omitted"] == false).collect();
+    let (bytes, seconds) = sums.iter().fold((0.0, 0.0), |(bytes, seconds), sum| {
+        (bytes + sum["bytes"].as_f64().unwrap_or(0.0), seconds + sum["seconds"].as_f64().unwrap_or(0.0))
+    });
+    ensure!(bytes > 0.0, "nothing arrived at iperf3's server");
+    Ok(bytes * 8.0 / seconds / 1e6)
+}
+
+/// A gateway with one tunnel, whose programs are loaded.
+struct Gateway {
+    namespace: Namespace,
+    tunnels: TunnelReconciler,
+    key: [u8; 32],
+    dataplane: Dataplane,
+    attachments: BTreeSet<Attachment>,
+}
+
+/// The one tunnel.
+fn tunnel() -> TunnelKey {
+    let first = UplinkIndex::new(0).expect("a small number");
+    TunnelKey { local: first, remote: first }
+}
+
+/// The private key of a site of the bench: it protects nothing.
+fn private_key(number: usize) -> [u8; 32] {
+    [number as u8 + 1; 32]
+}
+
+impl Gateway {
+    fn new(bed: &Bed, kind: BackendKind, program: Option<&[OsString]>, number: usize) -> Result<Self> {
+        let (site, other) = (bed.site(SITES[number]), bed.site(SITES[1 - number]));
+        let address = bed.link(SITES[1 - number], UPLINK).attachments().first().context("an address")?.address.addr();
+        let key = private_key(number);
+        let peer = DesiredTunnels { private_key: private_key(1 - number), tunnels: Default::default() }.public_key();
+        let peer = (
+            peer,
+            PeerDesired {
+                site: SiteId([9; 16]),
+                endpoint: Some(SocketAddr::new(address, PORT)),
+                allowed_ips: other.prefixes().into(),
+                keepalive: None,
+            },
+        );
+        let wanted = TunnelDesired { listen_port: PORT, fwmark: 0, mtu: MTU, peers: [peer].into() };
+        let wanted = DesiredTunnels { private_key: key, tunnels: [(tunnel(), wanted)].into() };
+        let mut tunnels = reconciler(bed, kind, program)?;
+        let report = site.run(|| tunnels.reconcile(&wanted))?;
+        let status = report.tunnels.get(&tunnel()).context("the tunnel is missing")?;
+        ensure!(status.error.is_none() && report.errors.is_empty(), "{:?} {:?}", status.error, report.errors);
+        let name = tunnel().interface();
+        let routes = other.prefixes().map(|prefix| format!("route add {prefix} dev {name}\n"));
+        site.ip(&routes.concat())?;
+        site.sysctl(&[("net/ipv4/conf/all/rp_filter", "0"), (&format!("net/ipv4/conf/{name}/rp_filter"), "0")])?;
+        let (dataplane, attachments) = data_path(site, other, status.ifindex)?;
+        Ok(Self { namespace: site.namespace().clone(), tunnels, key, dataplane, attachments })
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        let (dataplane, attachments) = (&mut self.dataplane, &self.attachments);
+        self.namespace.run(|| super::stage::attach(dataplane, attachments))?
+    }
+
+    fn detach(&mut self) -> Result<()> {
+        let dataplane = &mut self.dataplane;
+        self.namespace.run(|| super::stage::attach(dataplane, &BTreeSet::new()))?
+    }
+
+    /// Packets that our programs have put into the tunnel.
+    fn counted(&self) -> Result<u64> {
+        let (layout, numbers) = (self.dataplane.layout(), self.dataplane.path_numbers());
+        self.namespace.run(|| {
+            let reader = Reader::open(layout)?;
+            numbers.iter().map(|(_, number)| Ok(reader.path_counters(*number)?.stats.sent_packets)).sum()
+        })?
+    }
+
+    /// Ends the tunnel, and whoever carries it.
+    fn remove(mut self) -> Result<()> {
+        let nothing = DesiredTunnels { private_key: self.key, tunnels: Default::default() };
+        let report = self.namespace.run(|| self.tunnels.reconcile(&nothing))?;
+        ensure!(report.errors.is_empty(), "{:?}", report.errors);
+        Ok(())
+    }
+}
+
+/// The backend. A userspace WireGuard bears the mark of the bed, so that it ends with it at the latest.
+fn reconciler(bed: &Bed, kind: BackendKind, program: Option<&[OsString]>) -> Result<TunnelReconciler> {
+    if kind == BackendKind::Kernel {
+        return Ok(TunnelReconciler::new(Box::new(sdwan::tunnel::KernelBackend)));
+    }
+    let carried = [mesh::binary()?.into_os_string(), "userspace-wireguard".into()];
+    let mut arguments = vec![format!("{MARKER}={}", bed.prefix())];
+    for word in program.unwrap_or(&carried) {
+        arguments.push(word.to_str().context("a program whose name is not UTF-8")?.to_owned());
+    }
+    Ok(TunnelReconciler::new(Box::new(UserspaceBackend::new("/usr/bin/env".into(), arguments))))
+}
+
+/// Our data path at a gateway, and where it is to be attached.
+fn data_path(site: &Site, other: &Site, tunnel_index: u32) -> Result<(Dataplane, BTreeSet<Attachment>)> {
+    let lan = "lan0";
+    let lan_index = site.ifindex(lan)?;
+    let ports = Ports { lan: vec![lan_index], tunnel: tunnel_index, mtu: MTU };
+    let mut wanted = desired(&ports, site.prefixes().into(), 0)?;
+    add_site(&mut wanted, 1, other.prefixes().into(), &ports);
+    let capacities = Capacities { sites: 4, paths: 16, prefixes: 64, ..Capacities::default() };
+    let dataplane = site.run(|| -> Result<_> {
+        let directory = "/sys/fs/bpf/bench".into();
+        let mut dataplane = Dataplane::open(&Settings { directory, capacities, tcp_rtt_per_second: 10 })?;
+        dataplane.apply(&wanted)?;
+        Ok(dataplane)
+    })??;
+    let name = tunnel().interface();
+    let attachments = [
+        (Direction::Lan, lan_index, lan),
+        (Direction::Tunnel, tunnel_index, &name),
+        (Direction::IntoTunnel, tunnel_index, &name),
+    ];
+    let attachments = attachments.map(|(direction, ifindex, interface)| Attachment {
+        direction,
+        ifindex,
+        interface: interface.into(),
+    });
+    Ok((dataplane, attachments.into()))
+}
