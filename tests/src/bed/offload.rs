@@ -21,10 +21,16 @@ struct Value {
 
 /// Makes an interface send whole packets no larger than its MTU, with complete checksums.
 pub fn switch_off(namespace: &Namespace, interface: &str) -> Result<()> {
-    let commands = [ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO];
     namespace
-        .run(|| commands.iter().try_for_each(|command| set(interface, *command, 0)))?
+        .run(|| switch_off_here(interface))?
         .attempt(|| format!("switch off offloads of {interface} in {}", namespace.name()))
+}
+
+/// The same for an interface of this thread's namespace.
+pub fn switch_off_here(interface: &str) -> io::Result<()> {
+    [ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO]
+        .iter()
+        .try_for_each(|command| set(interface, *command, 0))
 }
 
 /// Lets an interface of this thread's namespace put packets together again; a veth interface then takes its packets from a

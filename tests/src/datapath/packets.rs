@@ -1,5 +1,7 @@
 //! The packets of the bench.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use etherparse::PacketBuilder;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -120,12 +122,16 @@ pub struct Course {
     arrivals: Arrivals,
     random: StdRng,
     sent: u64,
+    /// The flow before the first new one.
+    known: u64,
 }
 
 impl Course {
-    /// From the beginning. The same each time.
+    /// From the beginning: the same each time, but for flows that nobody has seen.
     pub fn new(arrivals: Arrivals) -> Self {
-        Self { arrivals, random: StdRng::seed_from_u64(7), sent: 0 }
+        static NEW: AtomicU64 = AtomicU64::new(1);
+        let known = NEW.fetch_add(1, Ordering::Relaxed) << 24;
+        Self { arrivals, random: StdRng::seed_from_u64(7), sent: 0, known }
     }
 
     /// The next packet to the first remote site.
@@ -157,7 +163,7 @@ impl Course {
                 let rank = ((flows + 1) as f64).powf(self.random.random::<f64>()) as u64 - 1;
                 rank.min(flows - 1)
             }
-            Arrivals::Churn(every) if self.sent.is_multiple_of(every) => 64 + self.sent / every,
+            Arrivals::Churn(every) if self.sent.is_multiple_of(every) => self.known + self.sent / every,
             Arrivals::Churn(_) => self.random.random_range(0..64),
         }
     }

@@ -10,5 +10,6 @@ mod mesh;
 mod packets;
 mod redirect;
 mod run;
+mod superpackets;
 mod tcp_rtt;
 mod tunnel;

@@ -19,25 +19,25 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use crate::lan::sum_stats;
 use crate::load::{Programs, privileged};
 use crate::mesh::*;
-use crate::packets::{Spec, Transport, address, checksums_right};
+use crate::packets::{Spec, Transport, address, checksums_right, sum};
 use crate::tunnel::question;
 
-const LAN: &str = "sdwtlan";
-const HOST: &str = "sdwthost";
+pub const LAN: &str = "sdwtlan";
+pub const HOST: &str = "sdwthost";
 const TUNNEL: &str = "sdwttun";
 /// MAC addresses of the gateway's LAN interface and of the host behind it. The host is only our packet socket: its
 /// interface has another address, lest the kernel take its packets and forward them once more.
-const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
-const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xbb];
-const PATIENCE: Duration = Duration::from_secs(3);
+pub const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
+pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xbb];
+pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How long nothing must come for "nothing comes".
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// A gateway with a host on its LAN and the far end of its tunnel in our hands.
-struct Bed {
-    programs: Programs,
-    host: Socket,
-    tunnel: File,
+pub struct Bed {
+    pub programs: Programs,
+    pub host: Socket,
+    pub tunnel: File,
 }
 
 fn ip(arguments: &str) {
@@ -50,7 +50,7 @@ fn set(path: &str, value: &str) {
 }
 
 /// A socket that sends and receives whole frames at an interface.
-fn packet_socket(interface: &str) -> Socket {
+pub fn packet_socket(interface: &str) -> Socket {
     let everything = (libc::ETH_P_ALL as u16).to_be();
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(everything)))).expect("a socket");
     let mut storage = SockAddrStorage::zeroed();
@@ -68,10 +68,15 @@ fn packet_socket(interface: &str) -> Socket {
 }
 
 impl Bed {
-    fn new() -> Self {
+    pub fn new() -> Self {
+        Self::with_tunnel(sdwan_tests::tun::open)
+    }
+
+    /// On a TUN device that is made so.
+    pub fn with_tunnel(open: impl FnOnce(&str) -> std::io::Result<File>) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         ip(&format!("link add {LAN} address 02:00:00:00:00:aa type veth peer name {HOST}"));
-        let tunnel = sdwan_tests::tun::open(TUNNEL).expect("a TUN device");
+        let tunnel = open(TUNNEL).expect("a TUN device");
         for name in ["lo", LAN, HOST, TUNNEL] {
             ip(&format!("link set {name} up"));
         }
@@ -127,18 +132,18 @@ impl Bed {
     }
 
     /// The other site sends a packet through the tunnel.
-    fn send_from_tunnel(&mut self, spec: &Spec) {
+    pub fn send_from_tunnel(&mut self, spec: &Spec) {
         self.tunnel.write_all(&spec.packet()).expect("write");
     }
 
     /// The first packet out of the tunnel that the filter takes. The kernel's own IPv6 chatter is there as well.
-    fn at_tunnel(&mut self, patience: Duration, filter: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    pub fn at_tunnel(&mut self, patience: Duration, filter: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let tunnel = &mut self.tunnel;
         wait(patience, |buffer| tunnel.read(buffer), filter)
     }
 
     /// The first frame at the host that the filter takes.
-    fn at_host(&self, patience: Duration, filter: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    pub fn at_host(&self, patience: Duration, filter: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         wait(patience, |buffer| (&self.host).read(buffer), filter)
     }
 
@@ -147,13 +152,13 @@ impl Bed {
     }
 }
 
-fn wait(
+pub fn wait(
     patience: Duration,
     mut read: impl FnMut(&mut [u8]) -> std::io::Result<usize>,
     filter: impl Fn(&[u8]) -> bool,
 ) -> Option<Vec<u8>> {
     let deadline = Instant::now() + patience;
-    let mut buffer = [0; 4_096];
+    let mut buffer = [0; 1 << 16];
     while Instant::now() < deadline {
         match read(&mut buffer) {
             Ok(length) if filter(&buffer[..length]) => return Some(buffer[..length].to_vec()),
@@ -165,7 +170,19 @@ fn wait(
     None
 }
 
-fn hop(spec: &Spec) -> Spec {
+/// A frame from the host to the gateway: this address is mine (RFC 4861).
+fn advertisement(of: &str, to: &str) -> Vec<u8> {
+    let mut message = [&[136, 0, 0, 0, 0x60, 0, 0, 0][..], &address(of), &[2, 1], &HOST_MAC].concat();
+    let pseudo = [&address(of)[..], &address(to), &[0, 0, 0, message.len() as u8, 0, 0, 0, 58]].concat();
+    let sum = !sum(&[&pseudo, &message]);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let spec = Spec::between(of, to, Transport::Raw(58)).with(|spec| {
+        (spec.mac, spec.ttl, spec.payload) = (LAN_MAC, 255, message);
+    });
+    spec.frame()
+}
+
+pub fn hop(spec: &Spec) -> Spec {
     spec.clone().with(|spec| spec.ttl -= 1)
 }
 
@@ -227,6 +244,17 @@ fn packets_from_the_tunnel_reach_the_host_on_the_lan() {
     let answer =
         [&LAN_MAC[..], &HOST_MAC, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &HOST_MAC, &[10, 1, 0, 6], &LAN_MAC, &[10, 1, 0, 1]];
     bed.host.send(&answer.concat()).expect("send");
+    let expected = hop(&unknown).packet();
+    assert!(bed.at_host(PATIENCE, |frame| frame.ends_with(&expected)).is_some(), "not after the answer");
+
+    // The same of IPv6.
+    let unknown = Spec::between("fd02::9", "fd01::6", udp());
+    bed.send_from_tunnel(&unknown);
+    let asked = |frame: &[u8]| {
+        frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 135 && frame[62..78] == address("fd01::6")
+    };
+    assert!(bed.at_host(PATIENCE, asked).is_some(), "no neighbour solicitation");
+    bed.host.send(&advertisement("fd01::6", "fd01::1")).expect("send");
     let expected = hop(&unknown).packet();
     assert!(bed.at_host(PATIENCE, |frame| frame.ends_with(&expected)).is_some(), "not after the answer");
 
@@ -393,7 +421,7 @@ fn a_probe_takes_the_number_of_packets_before_it_along() {
 }
 
 /// Packets that the stack forwarded in this namespace, IPv4 and IPv6.
-fn forwarded_by_the_stack() -> u64 {
+pub fn forwarded_by_the_stack() -> u64 {
     let count = |file: &str, name: &str| -> u64 {
         let text = std::fs::read_to_string(file).expect(file);
         let mut lines = text.lines().filter(|line| line.starts_with(name));
