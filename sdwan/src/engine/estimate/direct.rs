@@ -8,7 +8,6 @@
 //! lie between their least and their largest. A real loss moves all of them, a swing doesn't, and a packet that was
 //! merely late takes its loss back.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -135,7 +134,22 @@ impl DirectLoss {
     }
 }
 
-/// Packets of one direction in one slice. The loss is signed: a late packet takes back what an earlier slice counted.
+/// Packets of one direction in one slice, as many as 32 bits hold. The loss is signed: a late packet takes back what an
+/// earlier slice counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice {
+    sent: u32,
+    lost: i32,
+}
+
+impl Slice {
+    fn add(&mut self, sent: u32, lost: i32) {
+        self.sent = self.sent.saturating_add(sent);
+        self.lost = self.lost.saturating_add(lost);
+    }
+}
+
+/// Packets of one direction in several slices.
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
     sent: u64,
@@ -154,17 +168,17 @@ struct Window {
     span: Duration,
     start: Option<Time>,
     at: usize,
-    slices: [[Share; 2]; SLICES],
+    slices: [[Slice; 2]; SLICES],
 }
 
 impl Window {
     fn new(window: Duration) -> Self {
         let span = (window / SLICES as u32).max(Duration::from_nanos(1));
-        Self { span, start: None, at: 0, slices: [[Share::default(); 2]; SLICES] }
+        Self { span, start: None, at: 0, slices: [[Slice::default(); 2]; SLICES] }
     }
 
     /// The slice that `now` is in.
-    fn slice(&mut self, now: Time) -> &mut [Share; 2] {
+    fn slice(&mut self, now: Time) -> &mut [Slice; 2] {
         let start = *self.start.get_or_insert(now);
         let steps = now.since(start).as_nanos() / self.span.as_nanos();
         for _ in 0..steps.min(SLICES as u128) {
@@ -181,18 +195,19 @@ impl Window {
     /// Of the last `slices` slices.
     fn sum(&self, direction: usize, slices: usize) -> Share {
         let last = (0..slices).map(|back| &self.slices[(self.at + SLICES - back) % SLICES]);
-        last.map(|slice| slice[direction]).fold(Share::default(), |sum, share| Share {
-            sent: sum.sent.saturating_add(share.sent),
-            lost: sum.lost.saturating_add(share.lost),
+        last.map(|slice| slice[direction]).fold(Share::default(), |sum, slice| Share {
+            sent: sum.sent + u64::from(slice.sent),
+            lost: sum.lost + i64::from(slice.lost),
         })
     }
 }
 
-/// Sent, and sent less received, both since the estimator began.
+/// Sent, and sent less received, both since the estimator began, modulo 2³²: only their differences count, and between two
+/// that are compared less than 2³¹ packets pass.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mark {
-    sent: u64,
-    deficit: i64,
+    sent: u32,
+    deficit: i32,
 }
 
 /// One direction.
@@ -201,13 +216,15 @@ struct Deficit {
     counters: Option<(u32, u32)>,
     backwards: u32,
     now: Mark,
-    recent: VecDeque<Mark>,
+    /// The last ones, oldest first.
+    recent: [Mark; SETTLED_BY],
+    count: u8,
     settled: Option<Mark>,
 }
 
 impl Deficit {
     /// Takes the counters (sent, received) at one probe, and puts what became settled by it into `slice`.
-    fn sample(&mut self, counters: Option<(u32, u32)>, slice: &mut Share) {
+    fn sample(&mut self, counters: Option<(u32, u32)>, slice: &mut Slice) {
         let Some((sent, received)) = counters else {
             // What passes meanwhile may be counted by one end only.
             *self = Self::default();
@@ -229,25 +246,33 @@ impl Deficit {
         };
         self.backwards = 0;
         self.counters = counters;
-        self.now.sent += u64::from(sent);
-        self.now.deficit += i64::from(sent) - i64::from(received);
+        self.now.sent = self.now.sent.wrapping_add(sent);
+        self.now.deficit = self.now.deficit.wrapping_add(sent.wrapping_sub(received).cast_signed());
         self.push(slice);
     }
 
-    fn push(&mut self, slice: &mut Share) {
-        self.recent.push_back(self.now);
-        if self.recent.len() < SETTLED_BY {
+    fn push(&mut self, slice: &mut Slice) {
+        if usize::from(self.count) < SETTLED_BY {
+            self.recent[usize::from(self.count)] = self.now;
+            self.count += 1;
+        } else {
+            self.recent.rotate_left(1);
+            self.recent[SETTLED_BY - 1] = self.now;
+        }
+        if usize::from(self.count) < SETTLED_BY {
             return;
         }
-        let mut deficits: Vec<i64> = self.recent.iter().map(|mark| mark.deficit).collect();
+        let oldest = self.recent[0];
+        // How much they are more than the oldest.
+        let mut deficits = self.recent.map(|mark| mark.deficit.wrapping_sub(oldest.deficit));
         deficits.sort_unstable();
         let (least, middle, most) = (deficits[0], deficits[SETTLED_BY / 2], deficits[SETTLED_BY - 1]);
-        let Some(oldest) = self.recent.pop_front() else { return };
         // What settled is as old as the oldest of them: packets and losses of the same time.
-        let settled = self.settled.unwrap_or(Mark { sent: oldest.sent, deficit: middle });
-        let new = Mark { sent: oldest.sent, deficit: settled.deficit.clamp(least, most) };
-        slice.sent += new.sent - settled.sent;
-        slice.lost += new.deficit - settled.deficit;
+        let first = || Mark { sent: oldest.sent, deficit: oldest.deficit.wrapping_add(middle) };
+        let settled = self.settled.unwrap_or_else(first);
+        let lost = settled.deficit.wrapping_sub(oldest.deficit).clamp(least, most);
+        let new = Mark { sent: oldest.sent, deficit: oldest.deficit.wrapping_add(lost) };
+        slice.add(new.sent.wrapping_sub(settled.sent), new.deficit.wrapping_sub(settled.deficit));
         self.settled = Some(new);
     }
 }

@@ -8,7 +8,7 @@ const CLOCK_STEP_NS: u64 = 10_000_000_000;
 /// Estimator of the delay variation. It compares transit times, so the clocks' offset cancels out.
 #[derive(Clone, Debug, Default)]
 pub struct Jitter {
-    previous: Option<(u32, i128)>,
+    previous: Option<(u32, i64)>,
     jitter_ns: f64,
 }
 
@@ -17,13 +17,14 @@ impl Jitter {
     /// the RFC compares packets in the order of their sequence. Returns the difference of the transit times to the
     /// packet before.
     pub fn sample(&mut self, sequence: u32, sent_ns: u64, received_ns: u64) -> Option<Duration> {
-        let transit = i128::from(received_ns) - i128::from(sent_ns);
+        // Modulo 2^64, as is their difference: what the clocks differ by cancels out.
+        let transit = received_ns.wrapping_sub(sent_ns).cast_signed();
         let mut found = None;
         if let Some((previous_sequence, previous_transit)) = self.previous {
             if (sequence.wrapping_sub(previous_sequence) as i32) <= 0 {
                 return None;
             }
-            let difference = u64::try_from((transit - previous_transit).unsigned_abs()).unwrap_or(u64::MAX);
+            let difference = transit.wrapping_sub(previous_transit).unsigned_abs();
             if difference < CLOCK_STEP_NS {
                 self.jitter_ns += (difference as f64 - self.jitter_ns) / 16.0;
                 found = Some(Duration::from_nanos(difference));

@@ -43,10 +43,10 @@ struct Slice {
 /// The window, which slides by one of its slices.
 #[derive(Clone, Debug)]
 pub struct LossWindow<const SLICES: usize> {
-    slice: Duration,
+    slice_ns: u64,
     slice_start: Time,
-    at: usize,
     slices: [Slice; SLICES],
+    at: u8,
     last: Option<(u32, u32)>,
     /// Probes that timed out after the last answer: the next answer tells in which direction.
     unexplained: u32,
@@ -56,10 +56,10 @@ impl<const SLICES: usize> LossWindow<SLICES> {
     /// A window of about `window`.
     pub fn new(window: Duration) -> Self {
         Self {
-            slice: window / SLICES as u32,
+            slice_ns: u64::try_from(window.as_nanos()).unwrap_or(u64::MAX) / SLICES as u64,
             slice_start: Time(0),
-            at: 0,
             slices: [Slice::default(); SLICES],
+            at: 0,
             last: None,
             unexplained: 0,
         }
@@ -69,7 +69,7 @@ impl<const SLICES: usize> LossWindow<SLICES> {
     pub fn answered(&mut self, sequence: u32, reflector_sequence: u32, now: Time) {
         self.slide(now);
         let unexplained = std::mem::take(&mut self.unexplained);
-        let slice = &mut self.slices[self.at];
+        let slice = &mut self.slices[usize::from(self.at)];
         slice.answered += 1;
         let Some((last_sequence, last_reflector)) = self.last else {
             self.last = Some((sequence, reflector_sequence));
@@ -105,7 +105,7 @@ impl<const SLICES: usize> LossWindow<SLICES> {
         self.slide(now);
         let newer_answered = self.last.is_some_and(|(last, _)| (last.wrapping_sub(sequence) as i32) > 0);
         if !newer_answered {
-            self.slices[self.at].timed_out += 1;
+            self.slices[usize::from(self.at)].timed_out += 1;
             self.unexplained = self.unexplained.saturating_add(1);
         }
     }
@@ -143,7 +143,8 @@ impl<const SLICES: usize> LossWindow<SLICES> {
     /// Lost, and sent, of the last `slices` slices: towards the peer, and from it.
     fn directions(&mut self, now: Time, slices: usize) -> [(i64, i64); 2] {
         self.slide(now);
-        let recent = || (0..slices.min(SLICES)).map(|back| &self.slices[(self.at + SLICES - back) % SLICES]);
+        let recent =
+            || (0..slices.min(SLICES)).map(|back| &self.slices[(usize::from(self.at) + SLICES - back) % SLICES]);
         let sum = |field: fn(&Slice) -> i32| recent().map(|slice| i64::from(field(slice))).sum::<i64>().max(0);
         let (answered, forward, backward) =
             (sum(|slice| slice.answered), sum(|slice| slice.lost_forward), sum(|slice| slice.lost_backward));
@@ -153,7 +154,7 @@ impl<const SLICES: usize> LossWindow<SLICES> {
     fn forget_timed_out(&mut self, count: u32) {
         let mut left = i32::try_from(count).unwrap_or(i32::MAX);
         for step in 0..SLICES {
-            let slice = &mut self.slices[(self.at + SLICES - step) % SLICES];
+            let slice = &mut self.slices[(usize::from(self.at) + SLICES - step) % SLICES];
             let here = slice.timed_out.min(left);
             slice.timed_out -= here;
             left -= here;
@@ -164,14 +165,15 @@ impl<const SLICES: usize> LossWindow<SLICES> {
         if self.slice_start == Time(0) {
             self.slice_start = now;
         }
+        let slice = Duration::from_nanos(self.slice_ns);
         let mut steps = 0;
-        while now.since(self.slice_start) >= self.slice && steps < SLICES {
-            self.at = (self.at + 1) % SLICES;
-            self.slices[self.at] = Slice::default();
-            self.slice_start = self.slice_start + self.slice;
+        while now.since(self.slice_start) >= slice && steps < SLICES {
+            self.at = (self.at + 1) % SLICES as u8;
+            self.slices[usize::from(self.at)] = Slice::default();
+            self.slice_start = self.slice_start + slice;
             steps += 1;
         }
-        if now.since(self.slice_start) >= self.slice {
+        if now.since(self.slice_start) >= slice {
             self.slice_start = now;
         }
     }

@@ -3,6 +3,7 @@
 mod direct;
 mod evidence;
 mod histogram;
+mod in_flight;
 mod jitter;
 mod loss;
 mod one_way;
@@ -11,13 +12,13 @@ mod span;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::time::Time;
 pub use direct::{Counters, DataLoss, DirectLoss};
+use in_flight::InFlight;
 pub use jitter::Jitter;
 pub use loss::{Loss, LossWindow};
 pub use one_way::{OneWay, OneWayDelay};
@@ -30,8 +31,6 @@ const LOSS_SLICES: usize = 20;
 const RECENT_SLICES: usize = 3;
 /// Fewer lost than these, and the recent loss may be chance.
 const RECENT_LOST: i64 = 4;
-/// Probes whose send time is remembered, 3 s of them at the fastest pace. An answer to an older one counts as lost.
-const IN_FLIGHT: usize = 1_024;
 
 /// An answer to a probe. The four stamps are wall-clock times of two machines: only differences taken on one machine
 /// are used for durations, so a step of either clock spoils at most one sample of the one-way delay variation.
@@ -110,18 +109,11 @@ impl Quality {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct InFlight {
-    sequence: u32,
-    sent: Time,
-    answered: bool,
-}
-
 /// All estimators of one path.
 #[derive(Clone, Debug)]
 pub struct Estimator {
     next_sequence: u32,
-    in_flight: VecDeque<InFlight>,
+    in_flight: InFlight,
     rtt: RoundTrip,
     forward: Jitter,
     backward: Jitter,
@@ -135,7 +127,7 @@ impl Estimator {
     pub fn new(window: Duration) -> Self {
         Self {
             next_sequence: 0,
-            in_flight: VecDeque::new(),
+            in_flight: InFlight::default(),
             rtt: RoundTrip::default(),
             forward: Jitter::default(),
             backward: Jitter::default(),
@@ -150,12 +142,9 @@ impl Estimator {
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(1);
         self.expire(now, timeout);
-        if self.in_flight.len() == IN_FLIGHT
-            && let Some(oldest) = self.in_flight.pop_front().filter(|probe| !probe.answered)
-        {
-            self.timed_out(oldest.sequence, now);
+        if let Some(oldest) = self.in_flight.sent(sequence, now) {
+            self.timed_out(oldest, now);
         }
-        self.in_flight.push_back(InFlight { sequence, sent: now, answered: false });
         sequence
     }
 
@@ -166,14 +155,11 @@ impl Estimator {
 
     /// An answer came in. `received` is when, on the engine's clock.
     pub fn reply(&mut self, reply: &ProbeReply, received: Time) -> Result<Duration, Ignored> {
-        let probe = self.in_flight(reply.sequence).ok_or(Ignored::Unknown)?;
-        if probe.answered {
-            return Err(Ignored::Duplicate);
-        }
+        let sent = self.in_flight.waiting(reply.sequence)?;
         let dwell = reply.reflector_sent_ns.checked_sub(reply.reflector_received_ns).ok_or(Ignored::Implausible)?;
-        let elapsed = received.0.checked_sub(probe.sent.0).ok_or(Ignored::Implausible)?;
+        let elapsed = received.0.checked_sub(sent.0).ok_or(Ignored::Implausible)?;
         let rtt = Duration::from_nanos(elapsed.checked_sub(dwell).ok_or(Ignored::Implausible)?);
-        probe.answered = true;
+        self.in_flight.answered(reply.sequence);
         self.rtt.sample(rtt, received);
         let forward = self.forward.sample(reply.sequence, reply.sent_ns, reply.reflector_received_ns);
         let backward = self.backward.sample(reply.sequence, reply.reflector_sent_ns, reply.received_ns);
@@ -188,15 +174,9 @@ impl Estimator {
 
     /// Counts probes without an answer after `timeout` as lost.
     pub fn expire(&mut self, now: Time, timeout: Duration) {
-        // Answers may overtake each other: an answered probe stays until the older ones are settled, so that a
-        // duplicate of its answer is known as one.
-        while let Some(oldest) = self.in_flight.front().copied() {
-            if now.since(oldest.sent) < timeout {
-                break;
-            }
-            self.in_flight.pop_front();
-            if !oldest.answered {
-                self.timed_out(oldest.sequence, now);
+        while let Some(lost) = self.in_flight.expire(now, timeout) {
+            if let Some(sequence) = lost {
+                self.timed_out(sequence, now);
             }
         }
     }
@@ -205,12 +185,7 @@ impl Estimator {
     /// forgotten; later ones are on their way.
     pub fn forget_loss(&mut self, window: Duration) {
         self.loss = LossWindow::new(window);
-        let mut older = self.in_flight.iter().rposition(|probe| probe.answered).map_or(0, |at| at + 1);
-        self.in_flight.retain(|probe| {
-            let old = older > 0;
-            older = older.saturating_sub(1);
-            probe.answered || !old
-        });
+        self.in_flight.forget_unanswered();
     }
 
     /// The numbers now.
@@ -242,14 +217,6 @@ impl Estimator {
     /// The numbers of each of [`SPANS`] in which there was an answer.
     pub fn spans(&self, now: Time) -> Vec<SpanQuality> {
         self.spans.iter().filter_map(|span| span.quality(now)).collect()
-    }
-
-    fn in_flight(&mut self, sequence: u32) -> Option<&mut InFlight> {
-        // In the order of their numbers, which wrap around.
-        let first = self.in_flight.front()?.sequence;
-        let at = sequence.wrapping_sub(first);
-        let found = self.in_flight.binary_search_by_key(&at, |probe| probe.sequence.wrapping_sub(first)).ok()?;
-        self.in_flight.get_mut(found)
     }
 
     fn timed_out(&mut self, sequence: u32, now: Time) {
