@@ -26,18 +26,10 @@ use super::stall::Stall;
 use super::time::Time;
 use super::types::overhead;
 
+mod detection;
+
 /// WireGuard pads to multiples of this, bytes.
 const PADDING: u16 = 16;
-/// The most that delay variation adds to the detection time, unless twice the probes' share is more.
-const VARIATION_MOST: Duration = Duration::from_millis(300);
-/// How likely it may be that a path that only loses packets is taken for dead, per probe: at the default pace once in an hour
-/// or two.
-const BY_CHANCE: f64 = 1e-5;
-/// Answers are waited for at least and at most so long, whatever the RTT was so far: it may have risen.
-const ANSWER_WITHIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
-/// After this long without an answer a path is probed slowly.
-const DEAD_AFTER: Duration = Duration::from_secs(30);
-
 /// State of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -261,73 +253,9 @@ impl Path {
         }
     }
 
-    /// The pace that detection reckons with.
-    pub fn patience(&self) -> Duration {
-        self.patience
-    }
-
-    /// Pace of the probes.
-    pub fn pace(&self) -> Duration {
-        self.pace
-    }
-
-    /// Sets the pace of the probes. A path that has been dead for [`DEAD_AFTER`] gets the slow one. Returns the time to
-    /// the next probe: before the first longer one, the detection time must have reached the data path.
-    pub fn set_pace(&mut self, pace: Duration, now: Time, settings: &Settings) -> Duration {
-        let dead = matches!(self.state, PathState::Starting | PathState::Down)
-            && now.since(self.since) >= DEAD_AFTER
-            && self.answers_in_row == 0;
-        let former = self.pace;
-        self.pace = if dead { pace.max(settings.dead_interval) } else { pace };
-        self.patience = self.patience.max(self.pace);
-        if self.pace != former {
-            self.answers_at_pace = 0;
-        }
-        self.pace.min(former)
-    }
-
     /// When the last answer came in.
     pub fn last_answer(&self) -> Option<Time> {
         self.last_answer
-    }
-
-    /// After how long without an answer the path is down: the missed probes, and room for the delay variation. Answers
-    /// follow each other at the probes' pace however long the RTT is, so that the RTT itself is not in it.
-    ///
-    /// The variation is the larger of RFC 6298's, which follows slow changes, and three times the jitter of both
-    /// directions, which is steadier and as much as independent delays of two answers differ at most. On a path that loses
-    /// packets, more of them must be missed in a row.
-    pub fn detection(&self, settings: &Settings) -> Duration {
-        let base = self.patience * self.missed(settings);
-        let jitter = self.quality.jitter_forward + self.quality.jitter_backward;
-        base + (self.quality.rtt_variation * 4).max(jitter * 3).min(VARIATION_MOST.max(base * 2))
-    }
-
-    /// So many answers missing in a row are no chance, given what the path loses anyway.
-    fn missed(&self, settings: &Settings) -> u32 {
-        let least = settings.missed.max(1);
-        let loss = self.quality.loss.round_trip.max(self.quality.recent_loss);
-        let in_a_row = if loss > 0.0 && loss < 1.0 { (BY_CHANCE.ln() / loss.ln()).ceil() } else { 0.0 };
-        (in_a_row as u32).clamp(least, 2 * least)
-    }
-
-    /// Has the detection time grown so much that the data path must hear of it now, lest it leave a path that lives?
-    pub fn detection_grew(&mut self, settings: &Settings) -> bool {
-        let now = self.detection(settings);
-        let grew = now > self.told_detection + self.told_detection / 16;
-        if grew || now < self.told_detection {
-            self.told_detection = now;
-        }
-        grew
-    }
-
-    /// Do we hear the peer on this path? Goes into each probe. A daemon that has just started can't tell before the first
-    /// answers could be there, and mustn't say that it doesn't: a peer whose own daemon is away, too, would leave the path.
-    pub fn hears(&self, now: Time, settings: &Settings) -> bool {
-        match self.last_answer {
-            None => now.since(self.since) <= ANSWER_WITHIN[0],
-            Some(_) => !self.silent_for(now, self.detection(settings)),
-        }
     }
 
     /// The driver came `late` by so much: nothing was sent meanwhile, and what was answered is still to be read.
@@ -467,11 +395,6 @@ impl Path {
         settings.hold_down.mul_f64(exponent.exp2()).min(settings.hold_down_max.max(settings.hold_down))
     }
 
-    /// No answer for longer than `bound`, though the driver was there to read one.
-    fn silent_for(&self, now: Time, bound: Duration) -> bool {
-        self.last_answer.is_none_or(|answer| now.since(answer) > bound + self.stall.excuse(answer))
-    }
-
     fn forget_loss(&mut self, settings: &Settings) {
         self.estimator.forget_loss(settings.loss_window);
         self.quality.loss = Loss::default();
@@ -482,14 +405,6 @@ impl Path {
 
     fn lossy(&self) -> bool {
         self.quality.loss.probes >= 20 && self.quality.loss.round_trip > DOWN_ABOVE_LOSS
-    }
-
-    fn probe_timeout(&self, settings: &Settings) -> Duration {
-        let [least, most] = ANSWER_WITHIN;
-        match self.quality.rtt.filter(|_| self.state == PathState::Up) {
-            Some(rtt) => (rtt + self.quality.rtt_variation * 4 + self.detection(settings)).clamp(least, most),
-            None => most,
-        }
     }
 
     fn fall(&mut self, cause: Cause, now: Time, settings: &Settings) -> Option<Transition> {
