@@ -108,6 +108,9 @@ pub struct StatusView {
     /// How often the daemon came late to its probes, because the machine let it wait.
     #[serde(default)]
     pub stalls: u64,
+    /// How long it took, in the last minute, until what a decision changed was in the data path.
+    #[serde(default)]
+    pub decisions: Option<DecisionsView>,
     /// Number of policies that apply.
     pub policies: u64,
     /// Packets dropped by the programs, by reason.
@@ -320,7 +323,7 @@ pub struct SpanView {
     pub samples: u64,
     /// Smallest round-trip time, ms.
     pub rtt_min_ms: f64,
-    /// Median round-trip time, ms; it and the quantiles are off by 0.8 % at most.
+    /// Median round-trip time, ms; it and the quantiles are off by 0.8 % at most where the times stay within a factor of 1.7.
     pub rtt_p50_ms: f64,
     /// 95 % quantile, ms.
     pub rtt_p95_ms: f64,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use sdwan_common::abi::PathStats;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
@@ -239,10 +240,12 @@ impl Task {
 
     fn tick(&mut self, tell: bool) {
         let now = clock::now();
+        let count = self.input.paths.iter().filter_map(|path| Some(path.number? + 1)).max().unwrap_or(0);
+        let stats = self.sources.all(count);
         for path in &self.input.paths {
-            let Some((packets, bytes)) = self.sources.received(path.key.tunnel, path.peer) else { continue };
+            let Some(stats) = path.number.and_then(|number| stats.get(number as usize)) else { continue };
             let passive = self.passive.entry(path.key).or_default();
-            passive.sample(now, path.framing.outer_total(packets, bytes));
+            passive.sample(now, path.framing.outer_total(stats.received_packets, stats.received_bytes));
         }
         if tell {
             let maxima = self.passive.iter_mut().filter_map(|(key, passive)| Some((*key, passive.maximum(now)?)));
@@ -525,7 +528,13 @@ impl Sources {
         *self.paths.write().unwrap_or_else(PoisonError::into_inner) = known.collect();
     }
 
-    fn stats(&self, tunnel: TunnelKey, peer: IpAddr) -> Option<(sdwan_common::abi::PathStats, String)> {
+    /// Of the first `count` paths by number; none where they can't be read.
+    fn all(&self, count: u32) -> Vec<PathStats> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.all_path_stats(count).unwrap_or_default()
+    }
+
+    fn stats(&self, tunnel: TunnelKey, peer: IpAddr) -> Option<(PathStats, String)> {
         let paths = self.paths.read().unwrap_or_else(PoisonError::into_inner);
         let (number, interface) = paths.get(&(tunnel, peer))?.clone();
         drop(paths);

@@ -1,20 +1,21 @@
 //! The core task: owns the engine and the prober, takes everything that comes in, and publishes what follows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::info;
 
 use super::adoption::Phase;
 use super::capacity::{CapacityFound, CapacityHandle};
-use super::desired::{self, Identity, heartbeat_stale};
+use super::desired::{Identity, heartbeat_stale};
 use super::mtu::Mtu;
 use super::plane::{Order, Plane, PlaneStatus};
 use super::policies::Policies;
+use super::publish::Publishing;
 use super::routes::RouteInput;
 use super::storage::StorageWatch;
 use super::views::SiteFacts;
@@ -25,17 +26,15 @@ use crate::dataplane::desired::LanIngress;
 use crate::dataplane::{PlaneEvent, Reader};
 use crate::discovery::{DiscoveryEvent, DiscoveryHandle};
 use crate::engine::Time;
-use crate::engine::events::{EngineEvent, EventKind};
-use crate::engine::input::{Changes, Gone, Input};
+use crate::engine::events::EngineEvent;
+use crate::engine::input::Input;
 use crate::engine::mtu::Known;
-use crate::engine::path::PathState;
 use crate::engine::types::{PathKey, SiteId, TunnelKey};
 use crate::measure::notice::Noticed;
-use crate::measure::{ProbeCounters, Prober, Received, clock};
+use crate::measure::{Prober, Received, clock};
 use crate::net::{NetSnapshot, UplinkSpec};
 use crate::recording::RecordedEngine;
-use crate::store::{FlowSample, Record, SiteRecord, Store};
-use crate::trust::clock::ClockChange;
+use crate::store::{Record, Store};
 use crate::tunnel::{BackendKind, DesiredTunnels, TunnelReport};
 
 /// How often everything is put before the reconcilers again, so that detection times follow the jitter and what was
@@ -122,15 +121,16 @@ pub struct Core {
     pub(super) tunnel_backend: BackendKind,
     pub(super) plane_status: PlaneStatus,
     pub(super) outbox: Outbox,
-    specs: Vec<UplinkSpec>,
-    wireguard: crate::trust::keys::WireGuardKey,
+    pub(super) specs: Vec<UplinkSpec>,
+    pub(super) wireguard: crate::trust::keys::WireGuardKey,
     pub(super) snapshot: Arc<NetSnapshot>,
     /// The tunnels that exist, by interface index.
     pub(super) interfaces: BTreeMap<TunnelKey, u32>,
-    lan: Vec<LanIngress>,
-    overlays: HashMap<IpAddr, SiteId>,
-    /// A full state is due: an order found the queue full.
-    plane_due: bool,
+    pub(super) lan: Vec<LanIngress>,
+    pub(super) overlays: HashMap<IpAddr, SiteId>,
+    pub(super) publishing: Publishing,
+    /// When the first answer came in that the engine took since it was last let work.
+    pub(super) answered: Option<Time>,
     pub(super) phase: Phase,
     pub(super) history: super::history::History,
     pub(super) traffic: super::traffic::Traffic,
@@ -198,7 +198,8 @@ impl Core {
             interfaces: BTreeMap::new(),
             lan: Vec::new(),
             overlays: HashMap::new(),
-            plane_due: false,
+            publishing: Publishing::default(),
+            answered: None,
             phase: Phase::Recalling,
             history: super::history::History::default(),
             traffic: super::traffic::Traffic::default(),
@@ -231,6 +232,7 @@ impl Core {
             }
             self.work();
             self.settle();
+            self.publish_due();
             let deadline = self.until_deadline();
             tokio::select! {
                 biased;
@@ -278,8 +280,8 @@ impl Core {
     fn until_deadline(&self) -> Instant {
         let now = clock::now();
         let mut wait = self.engine.next_deadline().map_or(REFRESH, |deadline| deadline.since(now));
-        if let Some(until) = self.phase.until() {
-            wait = wait.min(until.since(now));
+        for at in self.phase.until().into_iter().chain(self.publishing.at()) {
+            wait = wait.min(at.since(now));
         }
         Instant::now() + wait
     }
@@ -300,6 +302,8 @@ impl Core {
     /// Lets the engine do what is due and carries out what follows.
     fn work(&mut self) {
         let now = clock::now();
+        let answered = self.answered.take();
+        let due = self.engine.next_deadline().filter(|deadline| *deadline <= now);
         self.engine.poll(now);
         while let Some(probe) = self.engine.next_probe(now) {
             if let Some(site) = self.engine.site(&probe.path.site) {
@@ -308,251 +312,7 @@ impl Core {
         }
         let changes = self.engine.take_changes(now);
         if !changes.is_empty() {
-            self.apply(changes);
-        }
-    }
-
-    fn apply(&mut self, changes: Changes) {
-        for path in &changes.states {
-            if self.phase == Phase::Running {
-                let up = self.engine.path(path).is_some_and(|record| record.state() == PathState::Up);
-                self.order(Order::PathState(*path, up));
-            }
-        }
-        for notice in &changes.notices {
-            if let Some(site) = self.engine.site(&notice.path.site) {
-                self.prober.tell(notice, site.remote().overlay);
-            }
-        }
-        for path in &changes.detections {
-            if self.phase == Phase::Running
-                && let Some(record) = self.engine.path(path)
-            {
-                self.order(Order::PathDetection(*path, desired::detection(record, self.engine.settings())));
-            }
-        }
-        for event in changes.events {
-            self.event(event);
-        }
-        if changes.topology || changes.rules || !changes.sets.is_empty() || !changes.states.is_empty() {
-            self.publish();
-        }
-    }
-
-    /// Publishes everything that should be; the reconcilers find the differences.
-    pub(super) fn publish(&mut self) {
-        self.overlays = self.engine.sites().map(|site| (site.remote().overlay, site.remote().id)).collect();
-        if !self.phase.knows_sites() {
-            return;
-        }
-        let tunnels = desired::tunnels(&self.engine, self.config.tunnel.listen_port, *self.wireguard.secret());
-        self.outbox.tunnels.send_if_modified(|current| {
-            let changed = current.as_deref() != Some(&tunnels);
-            if changed {
-                *current = Some(Arc::new(tunnels));
-            }
-            changed
-        });
-        let routes = RouteInput {
-            uplinks: self.engine.uplinks().to_vec(),
-            tunnels: self.interfaces.clone(),
-            remotes: desired::remote_routes(&self.engine),
-        };
-        self.outbox.routes.send_if_modified(|current| {
-            let changed = current.as_deref() != Some(&routes);
-            if changed {
-                *current = Some(Arc::new(routes));
-            }
-            changed
-        });
-        let neighbours = self.engine.sites().filter(|site| {
-            let mut paths = site.paths();
-            paths.any(|(_, path)| path.state() == PathState::Up)
-        });
-        let neighbours = neighbours.map(|site| (site.remote().id, site.remote().overlay)).collect();
-        self.outbox.discovery.set_neighbours(neighbours);
-        self.outbox.mtu.publish(super::mtu::targets(&self.engine, &self.config, &self.wireguard));
-        self.publish_capacity();
-        if self.phase != Phase::Running {
-            return;
-        }
-        let outer_dscp = self.marks_outer();
-        let (lan, clock) = (&self.lan, clock::wall_clock());
-        let maps = desired::maps(&self.engine, &self.identity, &self.config, lan, &self.interfaces, outer_dscp, clock);
-        let marked = if outer_dscp { self.engine.uplinks() } else { &[] };
-        let attachments = desired::attachments(&self.lan, &self.interfaces, marked, &self.snapshot);
-        self.plane_due = false;
-        self.order(Order::Apply(Arc::new(maps), Arc::new(attachments)));
-    }
-
-    /// Whether encrypted packets get the DSCP of their class: another WireGuard than the kernel's keeps nothing of the
-    /// packet inside.
-    pub(super) fn marks_outer(&self) -> bool {
-        self.config.tunnel.outer_dscp && self.tunnel_backend == BackendKind::Kernel
-    }
-
-    fn order(&mut self, order: Order) {
-        if !self.outbox.plane.order(order) && !self.plane_due {
-            warn!("the kernel takes orders too slowly: the data path will be brought up to date later");
-            self.plane_due = true;
-        }
-    }
-
-    fn reply(&mut self, received: Received) {
-        let Some(&site) = self.overlays.get(&received.source) else {
-            debug!(source = %received.source, "an answer to a probe from no known site");
-            ProbeCounters::count(&self.prober.counters().foreign);
-            return;
-        };
-        let path = PathKey { site, tunnel: received.tunnel };
-        let Received { reply, counters, at, .. } = received;
-        self.engine.handle(Input::ProbeReply { path, reply }, at);
-        self.engine.handle(Input::Counted { path, sequence: reply.sequence, counters }, at);
-    }
-
-    fn noticed(&mut self, noticed: Noticed) {
-        let Noticed { source, lost, number } = noticed;
-        match self.overlays.get(&source) {
-            Some(&site) => self.engine.handle(Input::UplinksLost { site, uplinks: lost, number }, clock::now()),
-            None => ProbeCounters::count(&self.prober.counters().foreign),
-        }
-    }
-
-    fn network_changed(&mut self, snapshot: Arc<NetSnapshot>) {
-        self.snapshot = snapshot;
-        let uplinks = self.snapshot.local_uplinks(&self.specs);
-        let lan = desired::lan_ingresses(&self.config, &self.identity, &uplinks, &self.snapshot);
-        let lan_changed = lan != self.lan;
-        self.lan = lan;
-        if uplinks != self.engine.uplinks() {
-            self.engine.handle(Input::Uplinks(uplinks), clock::now());
-        }
-        let multicast = self.config.discovery.multicast_interfaces.as_deref();
-        let interfaces = desired::discovery_interfaces(multicast, self.engine.uplinks(), &self.snapshot);
-        self.outbox.discovery.set_interfaces(interfaces);
-        let base_port = self.config.tunnel.listen_port;
-        let announcement =
-            desired::announcement(&self.identity, base_port, self.wireguard.public(), self.engine.uplinks());
-        if let Err(error) = self.outbox.discovery.set_local(announcement) {
-            warn!("what this site has to announce can't be announced: {error}");
-        }
-        if lan_changed {
-            self.publish();
-        }
-    }
-
-    fn tunnels_changed(&mut self, report: Arc<TunnelReport>) {
-        let troubles: Vec<String> = {
-            let error = |report: &TunnelReport, tunnel: &TunnelKey| {
-                report.tunnels.get(tunnel).and_then(|status| status.error.clone())
-            };
-            let failed = report.tunnels.keys().filter_map(|tunnel| {
-                let now = error(&report, tunnel)?;
-                (error(&self.tunnel_report, tunnel).as_ref() != Some(&now)).then_some(now)
-            });
-            failed.collect()
-        };
-        for trouble in troubles {
-            self.event(EngineEvent::new(EventKind::TunnelTrouble, trouble));
-        }
-        let interfaces = report.interfaces();
-        let changed = interfaces != self.interfaces;
-        self.interfaces = interfaces;
-        self.tunnel_report = report;
-        let ready: BTreeSet<TunnelKey> = self.prober.reconcile(&self.interfaces);
-        self.engine.handle(Input::Tunnels(ready), clock::now());
-        if changed {
-            self.publish();
-        }
-    }
-
-    fn plane_changed(&mut self, status: PlaneStatus) {
-        let new: Vec<String> =
-            status.errors.iter().filter(|error| !self.plane_status.errors.contains(error)).cloned().collect();
-        self.plane_status = status;
-        for error in new {
-            self.event(EngineEvent::new(EventKind::DataplaneTrouble, error));
-        }
-    }
-
-    pub(super) fn discovered(&mut self, event: DiscoveryEvent) {
-        let now = clock::now();
-        match event {
-            DiscoveryEvent::Site { site, announcement } => {
-                let facts = self.facts.entry(site.id).or_default();
-                facts.name.clone_from(&site.name);
-                facts.certificate_expires_unix = Some(announcement.not_after);
-                facts.announced = Some(now);
-                facts.inactive_since = None;
-                self.record_site(site.id, &site.name, "active", site.prefixes.clone());
-                self.engine.handle(Input::Site(*site), now);
-            }
-            DiscoveryEvent::Heard { site } => {
-                self.facts.entry(site).or_default().announced = Some(now);
-            }
-            DiscoveryEvent::Left { site } => self.site_gone(site, Gone::Left, now),
-            DiscoveryEvent::Inactive { site } => self.site_gone(site, Gone::Inactive, now),
-            DiscoveryEvent::Removed { site, why } => {
-                self.site_gone(site, Gone::Removed(why.text().into()), now);
-            }
-            other => {
-                if let DiscoveryEvent::Clock(change) = &other {
-                    self.clock_doubt = matches!(change, ClockChange::Doubted(_)).then(|| change.text());
-                }
-                if let Some(event) = super::refused::event_of(&other) {
-                    self.event(event);
-                }
-            }
-        }
-    }
-
-    fn site_gone(&mut self, site: SiteId, gone: Gone, now: Time) {
-        let facts = self.facts.entry(site).or_default();
-        facts.inactive_since = Some(now);
-        let name = facts.name.clone();
-        let prefixes = self.engine.site(&site).map(|site| site.remote().prefixes.clone()).unwrap_or_default();
-        self.record_site(site, &name, "inactive", prefixes);
-        self.engine.handle(Input::SiteGone { site, gone }, now);
-    }
-
-    fn record_site(&self, id: SiteId, name: &str, state: &str, prefixes: Vec<ipnet::IpNet>) {
-        self.store.record(Record::Site(Box::new(SiteRecord {
-            time_unix_s: (clock::unix_ns() / 1_000_000_000) as i64,
-            id,
-            name: name.into(),
-            state: state.into(),
-            prefixes,
-        })));
-    }
-
-    fn plane_event(&mut self, event: PlaneEvent) {
-        let path_of = |number: u32| {
-            let found = self.plane_status.numbers.iter().find(|(_, known)| *known == number);
-            found.map(|(path, _)| *path)
-        };
-        match event {
-            PlaneEvent::NewFlow(record) | PlaneEvent::MovedFlow(record) => {
-                let class = self.engine.compilation().classes.get(usize::from(record.class));
-                self.store.record(Record::FlowSample(Box::new(FlowSample {
-                    time_unix_ns: clock::unix_ns() as i64,
-                    key: record.flow,
-                    class: class.map_or_else(|| record.class.to_string(), |class| class.name.clone()),
-                    path: path_of(record.path),
-                    moved: matches!(event, PlaneEvent::MovedFlow(_)),
-                })));
-            }
-            PlaneEvent::PathSilent(record) => {
-                if let Some(path) = path_of(record.path) {
-                    let name = self.engine.site(&path.site).map(|site| site.remote().name.clone());
-                    let message = format!(
-                        "the data path left path {} {} by itself: its last answer is too old",
-                        name.unwrap_or_default(),
-                        path.tunnel
-                    );
-                    self.event(EngineEvent::new(EventKind::PathSilent, message).with_path(path));
-                    self.engine.handle(Input::Silent { path }, clock::now());
-                }
-            }
+            self.apply(changes, answered.into_iter().chain(due).min().unwrap_or(now));
         }
     }
 

@@ -8,10 +8,11 @@ use ipnet::IpNet;
 
 use crate::config::{Config, LanInterface};
 use crate::dataplane::desired::{
-    CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock,
+    CandidateDesired, Change, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock,
 };
 use crate::dataplane::{Attachment, Direction};
 use crate::discovery::DiscoveryInterface;
+use crate::engine::input::Changes;
 use crate::engine::path::{Path, PathState};
 use crate::engine::sets::Set;
 use crate::engine::settings::Settings;
@@ -47,20 +48,19 @@ pub struct Identity {
 
 /// Every tunnel: one for each local uplink and each uplink index that any remote site has.
 pub fn tunnels(engine: &Engine, base_port: u16, private_key: [u8; 32]) -> DesiredTunnels {
-    let owners = engine.prefix_owners();
+    let mut owned = engine.owned_prefixes();
     let mtus = engine.tunnel_mtus();
     let mut tunnels: BTreeMap<TunnelKey, TunnelDesired> = BTreeMap::new();
     for site in engine.sites() {
         let remote = site.remote();
-        let mut allowed: Vec<IpNet> =
-            owners.iter().filter(|(_, owner)| **owner == remote.id).map(|(prefix, _)| *prefix).collect();
+        let mut allowed = owned.remove(&remote.id).unwrap_or_default();
         allowed.push(IpNet::from(remote.overlay));
         for (tunnel, _) in site.paths() {
             let Some(uplink) = engine.uplinks().iter().find(|uplink| uplink.index == tunnel.local) else { continue };
             let desired = tunnels.entry(tunnel).or_insert_with(|| TunnelDesired {
                 listen_port: tunnel.listen_port(base_port),
                 fwmark: uplink_mark(tunnel.local),
-                mtu: mtus.get(&tunnel).copied().unwrap_or_default(),
+                mtu: mtus.get(tunnel).unwrap_or_default(),
                 ..TunnelDesired::default()
             });
             let peer = PeerDesired {
@@ -78,7 +78,7 @@ pub fn tunnels(engine: &Engine, base_port: u16, private_key: [u8; 32]) -> Desire
 
 /// The remote sites as the kernel's routes need them: the fallback class's order of paths.
 pub fn remote_routes(engine: &Engine) -> Vec<RemoteRoutes> {
-    let owners = engine.prefix_owners();
+    let mut owned = engine.owned_prefixes();
     let fallback = usize::from(engine.fallback_class());
     let routes = |site: &Site| {
         let remote = site.remote();
@@ -88,7 +88,7 @@ pub fn remote_routes(engine: &Engine) -> Vec<RemoteRoutes> {
             .filter_map(|ranked| Some(PathRoute { tunnel: ranked.tunnel, mtu: site.path(ranked.tunnel)?.mtu() }));
         RemoteRoutes {
             site: remote.id,
-            prefixes: owners.iter().filter(|(_, owner)| **owner == remote.id).map(|(prefix, _)| *prefix).collect(),
+            prefixes: owned.remove(&remote.id).unwrap_or_default(),
             overlay: remote.overlay,
             paths: paths.collect(),
         }
@@ -107,7 +107,7 @@ pub fn maps(
     outer_dscp: bool,
     clock: WallClock,
 ) -> Desired {
-    let owners = engine.prefix_owners();
+    let mut owned = engine.owned_prefixes();
     let compilation = engine.compilation();
     let mut desired = Desired {
         overlay: identity.overlay,
@@ -126,16 +126,10 @@ pub fn maps(
         heartbeat_stale: heartbeat_stale(engine.settings()),
         clock,
     };
-    for (prefix, owner) in owners {
-        if let Some(site) = engine.site(&owner) {
-            let entry = desired.sites.entry(owner);
-            let empty = || SiteDesired { overlay: site.remote().overlay, prefixes: Vec::new() };
-            entry.or_insert_with(empty).prefixes.push(prefix);
-        }
-    }
     for site in engine.sites() {
         let id = site.remote().id;
-        desired.sites.entry(id).or_insert_with(|| SiteDesired { overlay: site.remote().overlay, prefixes: Vec::new() });
+        let prefixes = owned.remove(&id).unwrap_or_default();
+        desired.sites.insert(id, SiteDesired { overlay: site.remote().overlay, prefixes });
         for (tunnel, path) in site.paths() {
             let Some(&ifindex) = interfaces.get(&tunnel) else { continue };
             let detection = detection(path, engine.settings());
@@ -152,7 +146,7 @@ pub fn maps(
             desired.paths.insert(PathKey { site: id, tunnel }, record);
         }
         for (class, set) in (0..).zip(site.sets()) {
-            let set = path_set(id, set, &desired.paths);
+            let set = path_set(id, set, interfaces);
             if !set.candidates.is_empty() {
                 desired.sets.insert((id, class), set);
             }
@@ -161,18 +155,31 @@ pub fn maps(
     desired
 }
 
-/// A path set with those of its paths that are in the maps.
-fn path_set(site: SiteId, set: &Set, paths: &BTreeMap<PathKey, PathDesired>) -> SetDesired {
-    let candidates = set.candidates().iter().map(|ranked| CandidateDesired {
+/// What of the engine's changes the data path must hear of at once. What isn't in the maps yet comes with the next whole
+/// state.
+pub fn urgent(engine: &Engine, interfaces: &BTreeMap<TunnelKey, u32>, changes: &Changes) -> Vec<Change> {
+    let path = |key: &PathKey| engine.path(key).map(|path| (*key, path));
+    let states = changes.states.iter().filter_map(path);
+    let states = states.map(|(key, path)| Change::PathState(key, path.state() == PathState::Up));
+    let detections = changes.detections.iter().filter_map(path);
+    let detections = detections.map(|(key, path)| Change::PathDetection(key, detection(path, engine.settings())));
+    let sets = changes.sets.iter().filter_map(|(id, class)| {
+        let set = engine.site(id)?.sets().get(usize::from(*class))?;
+        Some(Change::PathSet(*id, *class, path_set(*id, set, interfaces)))
+    });
+    states.chain(detections).chain(sets).collect()
+}
+
+/// A path set with those of its paths whose tunnel exists.
+fn path_set(site: SiteId, set: &Set, interfaces: &BTreeMap<TunnelKey, u32>) -> SetDesired {
+    let existing = set.candidates().iter().filter(|ranked| interfaces.contains_key(&ranked.tunnel));
+    let candidates = existing.map(|ranked| CandidateDesired {
         path: PathKey { site, tunnel: ranked.tunnel },
         rank: ranked.rank,
         weight: ranked.weight,
         full: ranked.full,
     });
-    SetDesired {
-        candidates: candidates.filter(|candidate| paths.contains_key(&candidate.path)).collect(),
-        keep_rank: set.keep_rank(),
-    }
+    SetDesired { candidates: candidates.collect(), keep_rank: set.keep_rank() }
 }
 
 /// After how long without an answer the data path leaves a path.

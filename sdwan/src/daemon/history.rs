@@ -27,12 +27,15 @@ impl Core {
         let time_unix_s = (clock::unix_ns() / 1_000_000_000) as i64;
         let now = clock::now();
         let numbers: BTreeMap<PathKey, u32> = self.plane_status.numbers.iter().copied().collect();
+        let count = numbers.values().map(|number| number + 1).max().unwrap_or(0);
+        let counters = self.reader.all_path_stats(count).unwrap_or_default();
         let mut last = BTreeMap::new();
         for site in self.engine.sites() {
             for (tunnel, path) in site.paths() {
                 let key = PathKey { site: site.remote().id, tunnel };
                 let number = numbers.get(&key).copied();
-                let (stats, tcp) = (self.counters(number), self.tcp_rtt(number, now));
+                let stats = number.and_then(|number| counters.get(number as usize).copied()).unwrap_or_default();
+                let tcp = self.tcp_rtt(number, now);
                 let former = self.history.last.get(&key).copied().unwrap_or(stats);
                 let quality = path.quality();
                 let data = quality.data_loss;
@@ -68,10 +71,5 @@ impl Core {
     fn tcp_rtt(&self, number: Option<u32>, now: Time) -> TcpRttSummary {
         let Some(number) = number else { return TcpRttSummary::default() };
         self.reader.tcp_rtt(number, now).unwrap_or_default()
-    }
-
-    fn counters(&self, number: Option<u32>) -> PathStats {
-        let Some(number) = number else { return PathStats::default() };
-        self.reader.path_counters(number).map(|counters| counters.stats).unwrap_or_default()
     }
 }

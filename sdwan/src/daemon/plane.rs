@@ -4,17 +4,17 @@
 //! again when that state is applied.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::dataplane::desired::Desired;
+use crate::dataplane::desired::{Change, Desired};
 use crate::dataplane::{Attachment, Dataplane, Error};
 use crate::engine::Time;
+use crate::engine::estimate::{SPANS, Span, SpanQuality};
 use crate::engine::types::PathKey;
 use crate::measure::clock;
 
@@ -26,10 +26,8 @@ const QUEUE: usize = 4_096;
 pub enum Order {
     /// Make everything so.
     Apply(Arc<Desired>, Arc<BTreeSet<Attachment>>),
-    /// A path came up or went down.
-    PathState(PathKey, bool),
-    /// A path is to be left after another time without an answer.
-    PathDetection(PathKey, Duration),
+    /// Make these changes, which follow from what came in, or was due, at that time.
+    Change(Vec<Change>, Time),
     /// The daemon probes.
     Heartbeat(Time),
     /// End the thread, leaving everything as it is.
@@ -51,10 +49,32 @@ pub struct PlaneStatus {
     pub applied: bool,
 }
 
+/// How long it took from what led to a change until that was in the maps, in the last minute.
+#[derive(Debug)]
+struct Delays(Mutex<Span>);
+
+impl Default for Delays {
+    fn default() -> Self {
+        Self(Mutex::new(Span::new(SPANS[0])))
+    }
+}
+
+impl Delays {
+    fn add(&self, cause: Time) {
+        let now = clock::now();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).answered(now.since(cause), None, None, now);
+    }
+
+    fn lately(&self) -> Option<SpanQuality> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).quality(clock::now())
+    }
+}
+
 /// The other end of the thread.
 pub struct Plane {
     orders: SyncSender<Order>,
     status: watch::Receiver<PlaneStatus>,
+    delays: Arc<Delays>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -63,9 +83,11 @@ impl Plane {
     pub fn start(dataplane: Dataplane) -> std::io::Result<Self> {
         let (orders, queue) = sync_channel(QUEUE);
         let (sender, status) = watch::channel(PlaneStatus { mode: dataplane.mode().name(), ..PlaneStatus::default() });
-        let thread =
-            std::thread::Builder::new().name("dataplane".into()).spawn(move || run(dataplane, queue, sender))?;
-        Ok(Self { orders, status, thread: Some(thread) })
+        let delays = Arc::new(Delays::default());
+        let told = delays.clone();
+        let work = move || run(dataplane, queue, sender, &told);
+        let thread = std::thread::Builder::new().name("dataplane".into()).spawn(work)?;
+        Ok(Self { orders, status, delays, thread: Some(thread) })
     }
 
     /// Gives an order without waiting. `false`: the queue is full, and a full state is due later.
@@ -75,6 +97,11 @@ impl Plane {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
+    }
+
+    /// How long single changes took lately.
+    pub fn delays(&self) -> Option<SpanQuality> {
+        self.delays.lately()
     }
 
     /// How it does, after each full state.
@@ -95,15 +122,14 @@ impl Drop for Plane {
     }
 }
 
-fn run(mut dataplane: Dataplane, queue: Receiver<Order>, status: watch::Sender<PlaneStatus>) {
+fn run(mut dataplane: Dataplane, queue: Receiver<Order>, status: watch::Sender<PlaneStatus>, delays: &Delays) {
     while let Ok(order) = queue.recv() {
         let outcome = match order {
             Order::Apply(desired, attachments) => {
                 apply(&mut dataplane, &desired, &attachments, &status);
                 Ok(())
             }
-            Order::PathState(path, up) => dataplane.set_path_state(&path, up),
-            Order::PathDetection(path, detection) => dataplane.set_path_detection(&path, detection),
+            Order::Change(changes, cause) => dataplane.change(&changes).inspect(|()| delays.add(cause)),
             Order::Heartbeat(now) => dataplane.heartbeat(now, clock::wall_clock()),
             Order::Stop => return,
         };

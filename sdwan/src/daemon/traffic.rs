@@ -50,10 +50,12 @@ impl Core {
     pub(super) fn look_for_traffic(&mut self) {
         let mut sites = BTreeSet::new();
         let mut seen = BTreeMap::new();
+        let count = self.plane_status.numbers.iter().map(|(_, number)| number + 1).max().unwrap_or(0);
+        let all = self.reader.all_path_stats(count).unwrap_or_default();
         for (path, number) in &self.plane_status.numbers {
             // A path whose counters can't be read counts as one with traffic: it is probed fast.
-            let stats = self.reader.path_counters(*number).map(|counters| counters.stats);
-            let sent = stats.as_ref().ok().map(|stats| stats.sent_bytes + stats.sent_packets * OUTER);
+            let stats = all.get(*number as usize);
+            let sent = stats.map(|stats| stats.sent_bytes + stats.sent_packets * OUTER);
             let packets = stats.map_or(u64::MAX, |stats| stats.sent_packets + stats.received_packets);
             let former = self.traffic.seen.get(path).map_or(packets, |former| former.packets);
             if packets.saturating_sub(former) >= LIVE || packets == u64::MAX {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sdwan_common::abi::PathStats;
 
 use super::desired::{local_uplink_name, remote_uplink_name};
-use crate::api::views::{OneWayView, PathView, SiteView, SpanView, UplinkView};
+use crate::api::views::{DecisionsView, OneWayView, PathView, SiteView, SpanView, UplinkView};
 use crate::config::Config;
 use crate::dataplane::{Reader, TcpRttSummary};
 use crate::engine::capacity::{Direction, Estimate, How as CapacityHow};
@@ -214,6 +214,16 @@ fn span_view(quality: &SpanQuality) -> SpanView {
         loss_forward_pct: percent(loss.forward, loss.probes),
         loss_backward_pct: percent(loss.backward, loss.probes),
         loss_round_trip_pct: percent(loss.round_trip, loss.probes),
+    }
+}
+
+/// How long decisions took.
+pub fn decisions(delays: &SpanQuality) -> DecisionsView {
+    DecisionsView {
+        count: delays.samples,
+        p50_ms: milliseconds(delays.rtt.p50),
+        p99_ms: milliseconds(delays.rtt.p99),
+        longest_ms: milliseconds(delays.rtt.maximum),
     }
 }
 

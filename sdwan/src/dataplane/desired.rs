@@ -114,3 +114,14 @@ pub struct CandidateDesired {
     /// It has no room for copies.
     pub full: bool,
 }
+
+/// A single change of what the data path shall hold, which can't wait for the next whole state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A path came up or went down.
+    PathState(PathKey, bool),
+    /// A path is to be left after another time without an answer.
+    PathDetection(PathKey, Duration),
+    /// The path set of a site's class, by number, changed.
+    PathSet(SiteId, u16, SetDesired),
+}

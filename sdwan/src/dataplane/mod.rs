@@ -16,6 +16,7 @@ mod numbers;
 mod plane;
 mod read;
 mod reconcile;
+mod shadow;
 mod tables;
 #[cfg(test)]
 mod tests;

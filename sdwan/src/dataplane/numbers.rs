@@ -7,19 +7,35 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Numbers<K> {
     capacity: u32,
     by_key: BTreeMap<K, u32>,
-    used: BTreeSet<u32>,
+    /// All numbers from here on are free, …
+    unused: u32,
+    /// … and these below.
+    free: BTreeSet<u32>,
 }
 
 impl<K: Ord + Copy> Numbers<K> {
     /// Numbers `0..capacity`, those of `known` taken. A number that two keys claim belongs to the first.
     pub fn new(capacity: u32, known: impl IntoIterator<Item = (K, u32)>) -> Self {
-        let mut numbers = Self { capacity, by_key: BTreeMap::new(), used: BTreeSet::new() };
+        let mut by_key = BTreeMap::new();
+        let mut used = BTreeSet::new();
         for (key, number) in known {
-            if number < capacity && !numbers.by_key.contains_key(&key) && numbers.used.insert(number) {
-                numbers.by_key.insert(key, number);
+            if number < capacity && !by_key.contains_key(&key) && used.insert(number) {
+                by_key.insert(key, number);
             }
         }
-        numbers
+        let unused = used.last().map_or(0, |last| last + 1);
+        let free = (0..unused).filter(|number| !used.contains(number)).collect();
+        Self { capacity, by_key, unused, free }
+    }
+
+    /// How many are taken.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether none is taken.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
     }
 
     /// The number of a key, if it has one.
@@ -37,19 +53,16 @@ impl<K: Ord + Copy> Numbers<K> {
         if let Some(number) = self.get(&key) {
             return Some((number, false));
         }
-        let mut free = 0;
-        for number in &self.used {
-            if *number != free {
-                break;
+        let number = match self.free.pop_first() {
+            Some(number) => number,
+            None if self.unused < self.capacity => {
+                self.unused += 1;
+                self.unused - 1
             }
-            free += 1;
-        }
-        if free >= self.capacity {
-            return None;
-        }
-        self.used.insert(free);
-        self.by_key.insert(key, free);
-        Some((free, true))
+            None => return None,
+        };
+        self.by_key.insert(key, number);
+        Some((number, true))
     }
 
     /// Gives the numbers of all keys that `keep` refuses back, and returns them.
@@ -57,7 +70,7 @@ impl<K: Ord + Copy> Numbers<K> {
         let gone: Vec<(K, u32)> = self.iter().filter(|(key, _)| !keep(key)).collect();
         for (key, number) in &gone {
             self.by_key.remove(key);
-            self.used.remove(number);
+            self.free.insert(*number);
         }
         gone
     }

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use aya::Ebpf;
 
 use super::attach::{AttachMode, Attacher, Attachment};
-use super::desired::{Desired, SetDesired, WallClock};
+use super::desired::{Change, Desired, WallClock};
 use super::load::{Capacities, Layout, load, open};
 use super::tables::{KernelArray, KernelHash, KernelPerCpu, KernelTrie, Tables};
 use super::{Error, Reconciler};
 use crate::engine::Time;
-use crate::engine::types::{PathKey, SiteId};
+use crate::engine::types::PathKey;
 
 /// How to set up the data path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,19 +83,9 @@ impl Dataplane {
         self.attacher.reconcile(&mut self.object, wanted)
     }
 
-    /// Writes the state of one path.
-    pub fn set_path_state(&mut self, path: &PathKey, up: bool) -> Result<(), Error> {
-        self.reconciler.set_path_state(path, up)
-    }
-
-    /// Writes the detection time of one path.
-    pub fn set_path_detection(&mut self, path: &PathKey, detection: Duration) -> Result<(), Error> {
-        self.reconciler.set_path_detection(path, detection)
-    }
-
-    /// Writes one path set.
-    pub fn set_path_set(&mut self, site: &SiteId, class: u16, set: &SetDesired) -> Result<(), Error> {
-        self.reconciler.set_path_set(site, class, set)
+    /// Makes single changes.
+    pub fn change(&mut self, changes: &[Change]) -> Result<(), Error> {
+        self.reconciler.change(changes)
     }
 
     /// Shows that the daemon probes.

@@ -1,8 +1,10 @@
 //! Reads the maps for people: flows, counters, liveness.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::util::nr_cpus;
 use sdwan_common::abi::{
     ClassStats, Config, CopyStats, Flow, FlowKey, MoveKey, Path, PathLive, PathSet, PathStats, SiteIdentity, SiteLive,
     TcpRtt, capacity, path_state,
@@ -11,7 +13,7 @@ use sdwan_common::counters::{DropReason, PassReason};
 
 use super::Error;
 use super::load::{Layout, open};
-use super::tables::fail;
+use super::tables::{batch, fail};
 use crate::engine::Time;
 use crate::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
 
@@ -74,6 +76,8 @@ pub struct Reader {
     site_ids: Array<MapData, SiteIdentity>,
     path_sets: Array<MapData, PathSet>,
     path_stats: PerCpuArray<MapData, PathStats>,
+    path_stats_descriptor: OwnedFd,
+    cpus: usize,
     tcp_rtt: Array<MapData, TcpRtt>,
     class_stats: PerCpuArray<MapData, ClassStats>,
     copy_stats: PerCpuArray<MapData, CopyStats>,
@@ -91,7 +95,12 @@ impl Reader {
         fn per_cpu<V: aya::Pod>(layout: &Layout, name: &'static str) -> Result<PerCpuArray<MapData, V>, Error> {
             PerCpuArray::try_from(Map::PerCpuArray(open(layout, name)?)).map_err(fail("open", name))
         }
+        let path_stats = open(layout, "path_stats")?;
+        let io = |error| fail("open", "path_stats")(MapError::IoError(error));
         Ok(Self {
+            path_stats_descriptor: path_stats.fd().as_fd().try_clone_to_owned().map_err(io)?,
+            path_stats: PerCpuArray::try_from(Map::PerCpuArray(path_stats)).map_err(fail("open", "path_stats"))?,
+            cpus: nr_cpus().map_err(|(_, error)| io(error))?,
             flows: HashMap::try_from(Map::LruHashMap(open(layout, "flows")?)).map_err(fail("open", "flows"))?,
             moves: HashMap::try_from(Map::LruHashMap(open(layout, "moves")?)).map_err(fail("open", "moves"))?,
             paths: array(layout, "paths")?,
@@ -99,7 +108,6 @@ impl Reader {
             site_live: array(layout, "site_live")?,
             site_ids: array(layout, "site_ids")?,
             path_sets: array(layout, "path_sets")?,
-            path_stats: per_cpu(layout, "path_stats")?,
             tcp_rtt: array(layout, "tcp_rtt")?,
             class_stats: per_cpu(layout, "class_stats")?,
             copy_stats: per_cpu(layout, "copy_stats")?,
@@ -178,16 +186,23 @@ impl Reader {
 
     /// Counters and liveness of a path.
     pub fn path_counters(&self, number: u32) -> Result<PathCounters, Error> {
-        let mut stats = PathStats::default();
         let values = self.path_stats.get(&number, 0).map_err(fail("read", "path_stats"))?;
-        for value in values.iter() {
-            stats.sent_packets += value.sent_packets;
-            stats.sent_bytes += value.sent_bytes;
-            stats.received_packets += value.received_packets;
-            stats.received_bytes += value.received_bytes;
-        }
+        let stats = over_all_cpus(&values);
         let live = self.path_live.get(&number, 0).map_err(fail("read", "path_live"))?;
         Ok(PathCounters { stats, live })
+    }
+
+    /// What the first `count` paths by number carried, read in one system call where the kernel has it (5.13).
+    pub fn all_path_stats(&self, count: u32) -> Result<Vec<PathStats>, Error> {
+        let cpus = self.cpus;
+        match batch::lookup_per_cpu(self.path_stats_descriptor.as_fd(), count, cpus) {
+            Ok(values) => Ok(values.chunks_exact(cpus).map(over_all_cpus).collect()),
+            Err(error) if batch::unsupported(&error) => {
+                let one = |number| Ok(over_all_cpus(&self.path_stats.get(&number, 0)?));
+                (0..count).map(one).collect::<Result<_, _>>().map_err(fail("read", "path_stats"))
+            }
+            Err(error) => Err(fail("read", "path_stats")(MapError::IoError(error))),
+        }
     }
 
     /// Round-trip time of TCP by a path.
@@ -258,6 +273,15 @@ impl Reader {
     pub fn config(&self) -> Result<Config, Error> {
         self.config.get(&0, 0).map_err(fail("read", "config"))
     }
+}
+
+fn over_all_cpus(values: &[PathStats]) -> PathStats {
+    values.iter().fold(PathStats::default(), |sum, value| PathStats {
+        sent_packets: sum.sent_packets + value.sent_packets,
+        sent_bytes: sum.sent_bytes + value.sent_bytes,
+        received_packets: sum.received_packets + value.received_packets,
+        received_bytes: sum.received_bytes + value.received_bytes,
+    })
 }
 
 /// Which path a record is of, to a site with this identity; `None` for a free slot.

@@ -13,80 +13,15 @@ use sdwan_common::abi::{
     prefix_flag,
 };
 
-use super::desired::{Desired, PathDesired, SetDesired, WallClock};
+use super::desired::{Change, Desired, PathDesired, SetDesired, WallClock};
 use super::load::Capacities;
 use super::read::path_key;
+use super::shadow::{Dimension, Shadowed};
 use super::tables::{BoxedTable, Tables};
 use super::{Error, Numbers};
 use crate::engine::Time;
 use crate::engine::policy::{CompiledRules, address_bytes, prefix_key};
 use crate::engine::types::{PathKey, SiteId};
-
-/// A table together with what is known to be in it.
-struct Shadowed<K, V> {
-    table: BoxedTable<K, V>,
-    content: BTreeMap<K, V>,
-}
-
-impl<K: Ord + Clone, V: PartialEq + Clone> Shadowed<K, V> {
-    fn read(table: BoxedTable<K, V>) -> Result<Self, Error> {
-        let content = table.entries()?;
-        Ok(Self { table, content })
-    }
-
-    /// Returns whether it was a change.
-    fn set(&mut self, key: K, value: V) -> Result<bool, Error> {
-        if self.content.get(&key) == Some(&value) {
-            return Ok(false);
-        }
-        self.table.set(&key, &value)?;
-        self.content.insert(key, value);
-        Ok(true)
-    }
-
-    fn remove(&mut self, key: &K) -> Result<bool, Error> {
-        if !self.content.contains_key(key) {
-            return Ok(false);
-        }
-        self.table.remove(key)?;
-        self.content.remove(key);
-        Ok(true)
-    }
-
-    /// Writes what is new or different.
-    fn add(&mut self, wanted: BTreeMap<K, V>) -> Result<bool, Error> {
-        let mut changed = false;
-        for (key, value) in wanted {
-            changed |= self.set(key, value)?;
-        }
-        Ok(changed)
-    }
-
-    /// Makes the table equal `wanted`: additions first, so that nothing is missing in between.
-    fn replace(&mut self, wanted: BTreeMap<K, V>) -> Result<bool, Error> {
-        let stale: Vec<K> = self.content.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
-        let mut changed = self.add(wanted)?;
-        for key in stale {
-            changed |= self.remove(&key)?;
-        }
-        Ok(changed)
-    }
-}
-
-/// The rule sets by value of one dimension: too many to shadow twice, so the former [`CompiledRules`] is the shadow.
-struct Dimension {
-    table: BoxedTable<u32, RuleSet>,
-    of: fn(&CompiledRules) -> &[RuleSet],
-}
-
-impl Dimension {
-    fn write(&mut self, former: Option<&CompiledRules>, rules: &CompiledRules) -> Result<(), Error> {
-        let known = former.map(self.of);
-        let changed = |(index, set): &(u32, RuleSet)| known.is_none_or(|known| known[*index as usize] != *set);
-        let entries: Vec<(u32, RuleSet)> = (0..).zip((self.of)(rules).iter().copied()).filter(changed).collect();
-        self.table.set_many(&entries)
-    }
-}
 
 /// Keeps the maps as the last [`Desired`] says.
 pub struct Reconciler {
@@ -121,12 +56,12 @@ impl Reconciler {
         let site_ids = Shadowed::read(tables.site_ids)?;
         let paths = Shadowed::read(tables.paths)?;
         let site_numbers =
-            Numbers::new(capacities.sites, site_ids.content.iter().map(|(number, id)| (SiteId(id.id), *number)));
+            Numbers::new(capacities.sites, site_ids.content().iter().map(|(number, id)| (SiteId(id.id), *number)));
         let path_numbers = {
             let known = paths
-                .content
+                .content()
                 .iter()
-                .filter_map(|(number, path)| Some((path_key(path, site_ids.content.get(&path.site))?, *number)));
+                .filter_map(|(number, path)| Some((path_key(path, site_ids.content().get(&path.site))?, *number)));
             Numbers::new(capacities.paths, known)
         };
         Ok(Self {
@@ -144,11 +79,11 @@ impl Reconciler {
             rules: Shadowed::read(tables.rules)?,
             classes: Shadowed::read(tables.classes)?,
             dimensions: [
-                Dimension { table: tables.protocol, of: |rules| &rules.protocol },
-                Dimension { table: tables.source_port, of: |rules| &rules.source_port },
-                Dimension { table: tables.destination_port, of: |rules| &rules.destination_port },
-                Dimension { table: tables.dscp, of: |rules| &rules.dscp },
-                Dimension { table: tables.zone, of: |rules| &rules.zone },
+                Dimension::new(tables.protocol, |rules| &rules.protocol),
+                Dimension::new(tables.source_port, |rules| &rules.source_port),
+                Dimension::new(tables.destination_port, |rules| &rules.destination_port),
+                Dimension::new(tables.dscp, |rules| &rules.dscp),
+                Dimension::new(tables.zone, |rules| &rules.zone),
             ],
             source: Shadowed::read(tables.source)?,
             destination: Shadowed::read(tables.destination)?,
@@ -177,7 +112,7 @@ impl Reconciler {
 
     /// The record of `config` as last written.
     pub fn config(&self) -> Config {
-        self.config.content.get(&0).copied().unwrap_or_default()
+        self.config.content().get(&0).copied().unwrap_or_default()
     }
 
     /// Makes the maps what is desired. After an error, the next call goes on where this one stopped.
@@ -187,7 +122,7 @@ impl Reconciler {
         let ingress = self.write_classifier(desired)?;
         let prefixes = self.wanted_prefixes(desired);
         self.write_paths(desired)?;
-        self.write_sets(desired)?;
+        self.write_all_sets(desired)?;
         // A site's prefixes come after its sets: a packet that finds the prefix must find a path.
         if self.prefixes.replace(prefixes)? || ingress {
             self.epoch_due = true;
@@ -196,25 +131,31 @@ impl Reconciler {
         self.retire(desired)
     }
 
-    /// Writes the state of one path, at once. A path without a number isn't in the maps yet.
-    pub fn set_path_state(&mut self, path: &PathKey, up: bool) -> Result<(), Error> {
-        let state = if up { path_state::UP } else { path_state::DOWN };
-        self.change_path(path, |record| record.state = state)
-    }
-
-    /// Writes after how long without an answer one path is left, at once. The peer's probes slow down with ours: were its
-    /// detection time to follow later, flows of a daemon that dies meanwhile would change paths between its probes.
-    pub fn set_path_detection(&mut self, path: &PathKey, detection: Duration) -> Result<(), Error> {
-        self.change_path(path, |record| {
-            record.detection_ns = nanoseconds(detection);
-            record.peer_detection_ns = nanoseconds(detection);
-        })
-    }
-
-    /// Writes one path set, at once.
-    pub fn set_path_set(&mut self, site: &SiteId, class: u16, set: &SetDesired) -> Result<(), Error> {
-        let Some(site) = self.site_numbers.get(site) else { return Ok(()) };
-        self.write_set(site, class, set)
+    /// Makes single changes, at once: of many, each map gets all of its entries together. What isn't in the maps yet is
+    /// left out.
+    ///
+    /// The peer's probes slow down with ours, so that detection times are among what can't wait for the next whole state:
+    /// flows of a daemon that dies meanwhile would change paths between its probes.
+    pub fn change(&mut self, changes: &[Change]) -> Result<(), Error> {
+        let mut paths = BTreeMap::new();
+        let mut sets = Vec::new();
+        for change in changes {
+            match change {
+                Change::PathState(path, up) => {
+                    let state = if *up { path_state::UP } else { path_state::DOWN };
+                    self.change_path(path, &mut paths, |record| record.state = state);
+                }
+                Change::PathDetection(path, detection) => self.change_path(path, &mut paths, |record| {
+                    record.detection_ns = nanoseconds(*detection);
+                    record.peer_detection_ns = nanoseconds(*detection);
+                }),
+                Change::PathSet(site, class, set) => {
+                    sets.extend(self.site_numbers.get(site).and_then(|site| self.set_record(site, *class, set)));
+                }
+            }
+        }
+        self.paths.set_many(paths)?;
+        self.write_sets(sets)
     }
 
     /// Shows that the daemon probes. Does nothing before the first [`Self::apply`].
@@ -227,11 +168,12 @@ impl Reconciler {
         self.config.set(0, Config { heartbeat_ns: now.0, realtime_offset_ns, clock_scale, ..config }).map(drop)
     }
 
-    fn change_path(&mut self, path: &PathKey, change: impl FnOnce(&mut Path)) -> Result<(), Error> {
-        let Some(number) = self.path_numbers.get(path) else { return Ok(()) };
-        let Some(mut record) = self.paths.content.get(&number).copied() else { return Ok(()) };
+    fn change_path(&self, path: &PathKey, changed: &mut BTreeMap<u32, Path>, change: impl FnOnce(&mut Path)) {
+        let Some(number) = self.path_numbers.get(path) else { return };
+        let Some(known) = changed.get(&number).or_else(|| self.paths.content().get(&number)) else { return };
+        let mut record = *known;
         change(&mut record);
-        self.paths.set(number, record).map(drop)
+        changed.insert(number, record);
     }
 
     fn check_room(&self, desired: &Desired) -> Result<(), Error> {
@@ -251,11 +193,10 @@ impl Reconciler {
     }
 
     fn number(&mut self, desired: &Desired) -> Result<(), Error> {
+        let mut identities = BTreeMap::new();
         // Numbers that others still hold are given back first only when there is no room: packets may be using them.
         for site in desired.sites.keys() {
-            if self.site_numbers.get(site).is_none()
-                && self.site_numbers.iter().count() >= self.capacities.sites as usize
-            {
+            if self.site_numbers.get(site).is_none() && self.site_numbers.len() >= self.capacities.sites as usize {
                 self.retire(desired)?;
             }
             let full = Error::Full {
@@ -270,12 +211,12 @@ impl Reconciler {
                 let numbers = CopyNumbers { next: rand::random(), ..CopyNumbers::default() };
                 self.copy_numbers.set(&number, &numbers)?;
             }
-            self.site_ids.set(number, SiteIdentity { id: site.0 })?;
+            identities.insert(number, SiteIdentity { id: site.0 });
         }
+        self.site_ids.set_many(identities)?;
+        let (mut live, mut round_trips) = (Vec::new(), Vec::new());
         for (path, facts) in &desired.paths {
-            if self.path_numbers.get(path).is_none()
-                && self.path_numbers.iter().count() >= self.capacities.paths as usize
-            {
+            if self.path_numbers.get(path).is_none() && self.path_numbers.len() >= self.capacities.paths as usize {
                 self.retire(desired)?;
             }
             let full = Error::Full {
@@ -288,12 +229,12 @@ impl Reconciler {
             if new {
                 self.path_stats.set(&number, &PathStats::default())?;
                 // Until an answer passes by the programs, the path is as alive as the daemon knows it to be.
-                let live = PathLive { last_reply_ns: facts.last_answer.0, ..PathLive::default() };
-                self.path_live.set(&number, &live)?;
-                self.tcp_rtt.set(&number, &TcpRtt::default())?;
+                live.push((number, PathLive { last_reply_ns: facts.last_answer.0, ..PathLive::default() }));
+                round_trips.push((number, TcpRtt::default()));
             }
         }
-        Ok(())
+        self.path_live.set_many(&live)?;
+        self.tcp_rtt.set_many(&round_trips)
     }
 
     /// Returns whether anything changed that flows were classified by.
@@ -347,47 +288,47 @@ impl Reconciler {
     }
 
     fn write_paths(&mut self, desired: &Desired) -> Result<(), Error> {
-        let mut tunnel_paths = BTreeMap::new();
+        let (mut paths, mut tunnel_paths) = (BTreeMap::new(), BTreeMap::new());
         for (key, path) in &desired.paths {
             let (Some(number), Some(site)) = (self.path_numbers.get(key), self.site_numbers.get(&key.site)) else {
                 continue;
             };
-            self.paths.set(number, path_record(key, path, site))?;
+            paths.insert(number, path_record(key, path, site));
             tunnel_paths.insert(TunnelPathKey { ifindex: path.ifindex, site }, number);
         }
+        self.paths.set_many(paths)?;
         self.tunnel_paths.replace(tunnel_paths).map(drop)
     }
 
-    fn write_sets(&mut self, desired: &Desired) -> Result<(), Error> {
-        for ((site, class), set) in &desired.sets {
-            if let Some(site) = self.site_numbers.get(site) {
-                self.write_set(site, *class, set)?;
-            }
-        }
+    fn write_all_sets(&mut self, desired: &Desired) -> Result<(), Error> {
+        let changed = desired.sets.iter().filter_map(|((site, class), set)| {
+            let site = self.site_numbers.get(site)?;
+            self.set_record(site, *class, set)
+        });
+        let changed: Vec<(u32, PathSet)> = changed.collect();
+        self.write_sets(changed)?;
         let stale: Vec<(u32, PathSet)> = self
             .path_sets
-            .content
+            .content()
             .iter()
             .filter(|(index, set)| set.count != 0 && !self.is_desired_set(**index, desired))
             .map(|(index, set)| (*index, *set))
             .collect();
-        for (index, set) in stale {
-            // The epoch lives on: a flow that remembers the set must not mistake a later one for it.
-            let empty = PathSet { epoch: set.epoch.wrapping_add(1), class: set.class, ..PathSet::default() };
-            self.path_sets.set(index, empty)?;
-        }
-        Ok(())
+        // The epoch lives on: a flow that remembers the set must not mistake a later one for it.
+        let empty = |set: PathSet| PathSet { epoch: set.epoch.wrapping_add(1), class: set.class, ..PathSet::default() };
+        self.path_sets.set_many(stale.into_iter().map(|(index, set)| (index, empty(set))))
     }
 
     fn is_desired_set(&self, index: u32, desired: &Desired) -> bool {
         let (site, class) = (index / self.capacities.classes, (index % self.capacities.classes) as u16);
-        let id = self.site_ids.content.get(&site).map(|identity| SiteId(identity.id));
+        let id = self.site_ids.content().get(&site).map(|identity| SiteId(identity.id));
         id.is_some_and(|id| desired.sets.contains_key(&(id, class)))
     }
 
-    fn write_set(&mut self, site: u32, class: u16, set: &SetDesired) -> Result<(), Error> {
+    /// What a set is to be, under the epoch that it has; `None` if it is so already.
+    fn set_record(&self, site: u32, class: u16, set: &SetDesired) -> Option<(u32, PathSet)> {
         let index = site * self.capacities.classes + u32::from(class);
-        let former = self.path_sets.content.get(&index).copied().unwrap_or_default();
+        let former = self.path_sets.content().get(&index).copied().unwrap_or_default();
         let mut record = PathSet { epoch: former.epoch, keep_rank: set.keep_rank, class, ..PathSet::default() };
         for candidate in set.candidates.iter().take(MAX_CANDIDATES) {
             let Some(path) = self.path_numbers.get(&candidate.path) else { continue };
@@ -396,11 +337,14 @@ impl Reconciler {
                 Candidate { path, weight: candidate.weight, rank: candidate.rank, flags };
             record.count += 1;
         }
-        if record == former {
-            return Ok(());
-        }
-        self.path_sets.set(index, record)?;
-        self.path_sets.set(index, PathSet { epoch: former.epoch.wrapping_add(1), ..record }).map(drop)
+        (record != former).then_some((index, record))
+    }
+
+    /// Writes sets that changed, and raises their epochs then.
+    fn write_sets(&mut self, changed: Vec<(u32, PathSet)>) -> Result<(), Error> {
+        self.path_sets.set_many(changed.iter().copied())?;
+        let raised = |(index, set): (u32, PathSet)| (index, PathSet { epoch: set.epoch.wrapping_add(1), ..set });
+        self.path_sets.set_many(changed.into_iter().map(raised))
     }
 
     fn write_config(&mut self, desired: &Desired) -> Result<(), Error> {

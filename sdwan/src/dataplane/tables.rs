@@ -13,7 +13,7 @@ use sdwan_common::abi::{
 
 use super::Error;
 
-mod batch;
+pub(super) mod batch;
 
 /// A map. In an array every key exists: `remove` writes zeros, and `entries` leaves zeros out.
 pub trait Table<K, V>: Send {
@@ -100,7 +100,7 @@ impl<V: Pod + Default + PartialEq + Send> Table<u32, V> for KernelArray<V> {
     fn entries(&self) -> Result<BTreeMap<u32, V>, Error> {
         let values = match batch::lookup(self.descriptor.as_fd(), self.map.len()) {
             Ok(values) => values,
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Err(error) if batch::unsupported(&error) => {
                 self.map.iter().collect::<Result<_, _>>().map_err(fail("read", self.name))?
             }
             Err(error) => return Err(fail("read", self.name)(MapError::IoError(error))),
@@ -113,11 +113,11 @@ impl<V: Pod + Default + PartialEq + Send> Table<u32, V> for KernelArray<V> {
         self.map.set(*key, value, 0).map_err(fail("write", self.name))
     }
 
-    /// In one system call, where the kernel has it (5.6): 65,536 single ones take a second.
+    /// In one system call, where the kernel has it: 65,536 single ones take a second.
     fn set_many(&mut self, entries: &[(u32, V)]) -> Result<(), Error> {
         match batch::update(self.descriptor.as_fd(), entries) {
             Ok(()) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Err(error) if batch::unsupported(&error) => {
                 entries.iter().try_for_each(|(key, value)| self.set(key, value))
             }
             Err(error) => Err(fail("write", self.name)(MapError::IoError(error))),

@@ -10,7 +10,7 @@ use sdwan_common::abi::{
     SITE_LOCAL, SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, path_state,
 };
 
-use super::desired::{CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock};
+use super::desired::{CandidateDesired, Change, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock};
 use super::load::Capacities;
 use super::memory::MemoryTable;
 use super::tables::Tables;
@@ -252,7 +252,7 @@ fn a_failover_is_one_write() {
     reconciler.apply(&three_sites()).expect("it fits");
     let before = kernel.paths.snapshot();
     kernel.fuse.store(1, Ordering::Relaxed);
-    reconciler.set_path_state(&path(2, 0), false).expect("one write is enough");
+    reconciler.change(&[Change::PathState(path(2, 0), false)]).expect("one write is enough");
     let changed: Vec<Path> = kernel
         .paths
         .snapshot()
@@ -262,6 +262,61 @@ fn a_failover_is_one_write() {
         .collect();
     assert_eq!(changed.len(), 1);
     assert_eq!(changed[0].state, path_state::DOWN);
+}
+
+#[test]
+fn single_changes_write_what_they_change_and_nothing_else() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    let mut wanted = three_sites();
+    reconciler.apply(&wanted).expect("it fits");
+    let (config, sets) = (kernel.config(), kernel.path_sets.snapshot());
+    let worse = path(2, 0);
+    let mut candidates = wanted.sets[&(site(2), 1)].candidates.clone();
+    candidates.rotate_left(1);
+    (0..).zip(&mut candidates).for_each(|(rank, candidate)| candidate.rank = rank);
+    let set = SetDesired { candidates, keep_rank: 0 };
+    let slower = Duration::from_millis(700);
+    let changes = [
+        Change::PathState(worse, false),
+        Change::PathDetection(worse, slower),
+        Change::PathSet(site(2), 1, set.clone()),
+        // What isn't in the maps is left out, and what is so already isn't written.
+        Change::PathState(path(7, 0), true),
+        Change::PathSet(site(7), 0, set.clone()),
+        Change::PathSet(site(3), 1, wanted.sets[&(site(3), 1)].clone()),
+    ];
+    // The path once, the set before and with its epoch.
+    kernel.fuse.store(3, Ordering::Relaxed);
+    reconciler.change(&changes).expect("three writes are enough");
+    reconciler.change(&changes).expect("nothing is left to write");
+    kernel.fuse.store(-1, Ordering::Relaxed);
+    let number = reconciler.site_number(&site(2)).expect("the site has a number");
+    let index = number * capacities().classes + 1;
+    let differing = kernel.path_sets.snapshot().into_iter().filter(|(index, set)| sets[index] != *set);
+    assert_eq!(differing.map(|(index, _)| index).collect::<Vec<_>>(), [index]);
+    assert_eq!(kernel.set(number, 1).epoch, sets[&index].epoch + 1);
+    assert_eq!(kernel.config(), config, "flows of other sites don't decide anew");
+    // The whole state finds nothing to do.
+    let changed = wanted.paths.get_mut(&worse).expect("it is there");
+    (changed.up, changed.detection, changed.peer_detection) = (false, slower, slower);
+    wanted.sets.insert((site(2), 1), set);
+    kernel.fuse.store(0, Ordering::Relaxed);
+    reconciler.apply(&wanted).expect("nothing is written");
+}
+
+#[test]
+fn what_a_failed_write_left_is_known() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    reconciler.apply(&three_sites()).expect("it fits");
+    let down: Vec<Change> = (0..4).map(|code| Change::PathState(path(2, code), false)).collect();
+    kernel.fuse.store(2, Ordering::Relaxed);
+    reconciler.change(&down).expect_err("it is cut off");
+    kernel.fuse.store(2, Ordering::Relaxed);
+    let up: Vec<Change> = (0..4).map(|code| Change::PathState(path(2, code), true)).collect();
+    reconciler.change(&up).expect("two have to be taken back");
+    assert!(kernel.paths.snapshot().values().all(|path| path.state == path_state::UP));
 }
 
 #[test]
@@ -276,7 +331,7 @@ fn a_set_gets_its_new_content_under_the_old_epoch_first() {
         keep_rank: 0,
     };
     kernel.fuse.store(1, Ordering::Relaxed);
-    reconciler.set_path_set(&site(2), 1, &other).expect_err("the second write is cut off");
+    reconciler.change(&[Change::PathSet(site(2), 1, other.clone())]).expect_err("the second write is cut off");
     let torn = kernel.set(number, 1);
     assert_eq!((torn.count, torn.epoch), (1, before.epoch));
     kernel.fuse.store(-1, Ordering::Relaxed);
@@ -389,6 +444,7 @@ fn numbers_are_stable_dense_and_reused() {
     assert_eq!(numbers.assign('b'), Some((0, true)));
     assert_eq!(numbers.assign('c'), Some((2, true)));
     assert_eq!(numbers.assign('d'), None);
+    assert_eq!(numbers.len(), 3);
     assert_eq!(numbers.release(|key| *key != 'a'), vec![('a', 1)]);
     assert_eq!(numbers.assign('d'), Some((1, true)));
     assert_eq!(numbers.assign('d'), Some((1, false)));

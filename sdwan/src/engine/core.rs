@@ -10,18 +10,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::estimate::{Ignored, ProbeReply};
-use super::events::{EngineEvent, EventKind};
-use super::input::{Changes, Gone, Input, Notice, Probe};
+use super::input::{Changes, Input, Probe};
 use super::pace::{Limiter, Paces, next_probe};
-use super::path::{Cause, Path, PathState};
+use super::path::{Path, PathState};
 use super::policy::Compilation;
 use super::settings::Settings;
 use super::site::Site;
 use super::time::Time;
-use super::types::{LocalUplink, PathKey, RemoteSite, SiteId, TunnelKey, UplinkIndex, wireguard_overhead};
-
-/// Smallest MTU that a path may have: IPv6's minimum (RFC 8200 section 5).
-const MINIMUM_MTU: u16 = 1280;
+use super::topology::TunnelMtus;
+use super::types::{LocalUplink, PathKey, SiteId, TunnelKey, UplinkIndex};
 
 /// What is fixed while the engine lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,31 +42,26 @@ pub struct IgnoredReplies {
     pub implausible: u64,
 }
 
-/// The first probe makes WireGuard shake hands, and two handshakes that cross both fail, for 5 s. Sites mostly hear of each
-/// other at the same moment: the one with the smaller id begins, and the other waits for longer than that takes.
-const HANDSHAKE_LEAD: Duration = Duration::from_millis(300);
-
-/// Paths that a peer is told by that an uplink is lost: one of the copies should arrive.
-const NOTICES: usize = 4;
-
 /// The sans-IO core of a gateway.
 #[derive(Debug)]
 pub struct Engine {
-    settings: Settings,
-    local: Local,
-    uplinks: Vec<LocalUplink>,
-    tunnels: BTreeSet<TunnelKey>,
-    sites: BTreeMap<SiteId, Site>,
+    pub(super) settings: Settings,
+    pub(super) local: Local,
+    pub(super) uplinks: Vec<LocalUplink>,
+    pub(super) tunnels: BTreeSet<TunnelKey>,
+    pub(super) sites: BTreeMap<SiteId, Site>,
     /// Paths that classes took before, of sites that aren't active yet.
-    taken: BTreeMap<SiteId, Vec<(u16, TunnelKey)>>,
-    compilation: Arc<Compilation>,
-    probes: BinaryHeap<Reverse<(Time, PathKey)>>,
-    wakes: BinaryHeap<Reverse<(Time, SiteId)>>,
-    changes: Changes,
+    pub(super) taken: BTreeMap<SiteId, Vec<(u16, TunnelKey)>>,
+    pub(super) compilation: Arc<Compilation>,
+    pub(super) probes: BinaryHeap<Reverse<(Time, PathKey)>>,
+    pub(super) wakes: BinaryHeap<Reverse<(Time, SiteId)>>,
+    pub(super) changes: Changes,
+    /// As of the last time that paths were fitted.
+    pub(super) interface_mtus: TunnelMtus,
     ignored: IgnoredReplies,
     stalls: u64,
     stalled_at: Option<Time>,
-    paces: Paces,
+    pub(super) paces: Paces,
     limiter: Limiter,
 }
 
@@ -89,6 +81,7 @@ impl Engine {
             probes: BinaryHeap::new(),
             wakes: BinaryHeap::new(),
             changes: Changes { topology: true, rules: true, ..Changes::default() },
+            interface_mtus: TunnelMtus::default(),
             ignored: IgnoredReplies::default(),
             stalls: 0,
             stalled_at: None,
@@ -161,6 +154,15 @@ impl Engine {
         owners
     }
 
+    /// The prefixes that each remote site owns by [`Self::prefix_owners`]; a site without any is left out.
+    pub fn owned_prefixes(&self) -> BTreeMap<SiteId, Vec<IpNet>> {
+        let mut owned: BTreeMap<SiteId, Vec<IpNet>> = BTreeMap::new();
+        for (prefix, owner) in self.prefix_owners() {
+            owned.entry(owner).or_default().push(prefix);
+        }
+        owned
+    }
+
     /// Whether an address is in a prefix of this site.
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.local.prefixes.iter().any(|prefix| prefix.contains(&address))
@@ -217,7 +219,7 @@ impl Engine {
             Input::PathMtu { path, known } => {
                 if let Some(site) = self.sites.get_mut(&path.site) {
                     site.set_underlay(path.tunnel, known, &mut self.changes);
-                    self.fit_mtus();
+                    self.fit_mtus(Some(&path.site));
                 }
             }
         }
@@ -314,7 +316,7 @@ impl Engine {
         self.paces
     }
 
-    fn reckon_paces(&mut self, now: Time) {
+    pub(super) fn reckon_paces(&mut self, now: Time) {
         let (mut active, mut idle) = (0, 0);
         for site in self.sites.values() {
             let count = if site.active(now) { &mut active } else { &mut idle };
@@ -368,133 +370,6 @@ impl Engine {
         }
     }
 
-    /// Whether the tunnel packets of a path are IPv6; taken for so where the peer dials in, for that is the larger header.
-    pub fn outer_ipv6(&self, path: &PathKey) -> Option<bool> {
-        let remote = self.sites.get(&path.site)?.remote();
-        let local = self.uplinks.iter().find(|uplink| uplink.index == path.tunnel.local)?;
-        Some(remote.endpoint(path.tunnel, &local.addresses).is_none_or(|endpoint| endpoint.is_ipv6()))
-    }
-
-    /// MTU of each tunnel's interface, bytes: what its widest path takes, and no less than IPv6 needs.
-    pub fn tunnel_mtus(&self) -> BTreeMap<TunnelKey, u16> {
-        let mut interfaces = BTreeMap::new();
-        for (tunnel, room) in self.sites.values().flat_map(Site::rooms) {
-            let widest = interfaces.entry(tunnel).or_insert(MINIMUM_MTU);
-            *widest = room.max(*widest);
-        }
-        interfaces
-    }
-
-    /// The widest path of a tunnel bears on the others, by the padding.
-    fn fit_mtus(&mut self) {
-        let interfaces = self.tunnel_mtus();
-        for site in self.sites.values_mut() {
-            self.changes.topology |= site.fit_mtus(&interfaces);
-        }
-    }
-
-    fn site_announced(&mut self, remote: RemoteSite, now: Time) {
-        let id = remote.id;
-        match self.sites.get_mut(&id) {
-            Some(site) if *site.remote() == remote => return,
-            Some(site) => site.set_remote(remote),
-            None => {
-                let message = format!("site {} is active, with {} uplinks", remote.name, remote.uplinks.len());
-                self.changes.events.push(EngineEvent::new(EventKind::SiteUp, message).with_site(id));
-                let mut site = Site::new(remote, now);
-                for (class, tunnel) in self.taken.remove(&id).unwrap_or_default() {
-                    site.adopt(class, tunnel);
-                }
-                self.sites.insert(id, site);
-            }
-        }
-        self.refresh_paths(now);
-    }
-
-    fn site_gone(&mut self, id: &SiteId, gone: &Gone) {
-        let Some(site) = self.sites.remove(id) else { return };
-        let name = &site.remote().name;
-        let (kind, message) = match gone {
-            Gone::Left => (EventKind::SiteLeft, format!("site {name} left the mesh")),
-            Gone::Inactive => (EventKind::SiteInactive, format!("site {name} has been silent for too long")),
-            Gone::Removed(why) => (EventKind::SiteRemoved, format!("site {name} was removed: {why}")),
-        };
-        self.changes.events.push(EngineEvent::new(kind, message).with_site(*id));
-        self.changes.topology = true;
-        self.fit_mtus();
-    }
-
-    fn uplinks_changed(&mut self, uplinks: Vec<LocalUplink>, now: Time) {
-        if uplinks == self.uplinks {
-            return;
-        }
-        for uplink in &uplinks {
-            let former = self.uplinks.iter().find(|former| former.index == uplink.index);
-            if let Some(event) = uplink_event(former, uplink) {
-                self.changes.events.push(event);
-            }
-        }
-        let usable = |uplinks: &[LocalUplink]| -> BTreeSet<_> {
-            uplinks.iter().filter(|uplink| uplink_usable(uplink)).map(|uplink| uplink.index).collect()
-        };
-        let lost: BTreeSet<UplinkIndex> = &usable(&self.uplinks) - &usable(&uplinks);
-        self.uplinks = uplinks;
-        self.refresh_paths(now);
-        self.tell_of(&lost, now);
-    }
-
-    /// The peers can't know yet that uplinks are lost here: what they send there is lost until they miss answers.
-    fn tell_of(&mut self, lost: &BTreeSet<UplinkIndex>, now: Time) {
-        if lost.is_empty() {
-            return;
-        }
-        for site in self.sites.values() {
-            let up = site.paths().filter(|(_, path)| path.state() == PathState::Up);
-            self.changes.notices.extend(up.take(NOTICES).map(|(tunnel, _)| Notice {
-                path: PathKey { site: site.remote().id, tunnel },
-                lost: lost.clone(),
-                number: now.0,
-            }));
-        }
-    }
-
-    /// Makes the paths of all sites fit the uplinks of both ends, and tells them what their uplink can do.
-    fn refresh_paths(&mut self, now: Time) {
-        self.changes.topology = true;
-        for site in self.sites.values_mut() {
-            let mut wanted = BTreeMap::new();
-            for local in &self.uplinks {
-                for remote in &site.remote().uplinks {
-                    let tunnel = TunnelKey { local: local.index, remote: remote.index };
-                    let mtu = path_mtu(local, remote.mtu, site.remote(), tunnel, self.local.mtu);
-                    let usable = if !uplink_usable(local) {
-                        Err(Cause::UplinkDown)
-                    } else if !self.tunnels.contains(&tunnel) {
-                        Err(Cause::NoTunnel)
-                    } else {
-                        Ok(())
-                    };
-                    let rate_down = remote.rate_down_kbps.map(|rate| u64::from(rate) * 1_000);
-                    let rate = local.rate_up.into_iter().chain(rate_down).min();
-                    wanted.insert(tunnel, (mtu, rate, local.cost, usable));
-                }
-            }
-            let id = site.remote().id;
-            for tunnel in site.refresh(&wanted, &self.settings, now, &mut self.changes) {
-                let key = PathKey { site: id, tunnel };
-                let lead = if self.local.id > id { HANDSHAKE_LEAD } else { Duration::ZERO };
-                let at = next_probe(&key, now + lead, self.paces.active);
-                site.set_probe_at(tunnel, at);
-                self.probes.push(Reverse((at, key)));
-            }
-            site.decide(&self.compilation, &self.settings, now, &mut self.changes);
-            site.plan(&self.settings, now);
-            self.wakes.push(Reverse((site.wake_at(), id)));
-        }
-        self.reckon_paces(now);
-        self.fit_mtus();
-    }
-
     /// Follows the data path: its flows return to the path only when their set changes, which it does when the path
     /// comes back through its hold.
     fn path_silent(&mut self, key: &PathKey, now: Time) {
@@ -521,50 +396,4 @@ impl Engine {
             self.changes.detections.insert(*key);
         }
     }
-}
-
-/// Can packets leave by this uplink at all?
-pub fn uplink_usable(uplink: &LocalUplink) -> bool {
-    uplink.ifindex != 0 && uplink.carrier && !uplink.addresses.is_empty()
-}
-
-fn uplink_event(former: Option<&LocalUplink>, now: &LocalUplink) -> Option<EngineEvent> {
-    let was = former.is_some_and(uplink_usable);
-    let is = uplink_usable(now);
-    let (kind, message) = match (was, is) {
-        (false, true) => (EventKind::UplinkUp, format!("uplink {} ({}) is up", now.name, now.interface)),
-        (true, false) => {
-            let why = match () {
-                () if now.ifindex == 0 => "its interface is gone",
-                () if !now.carrier => "it has no carrier",
-                () => "it has no address",
-            };
-            (EventKind::UplinkDown, format!("uplink {} ({}) is down: {why}", now.name, now.interface))
-        }
-        (true, true) => {
-            let former = former?;
-            if former.addresses == now.addresses && former.gateways == now.gateways && former.ifindex == now.ifindex {
-                return None;
-            }
-            let list = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let message = format!(
-                "uplink {} ({}) changed: addresses {} by gateway {}",
-                now.name,
-                now.interface,
-                list(&now.addresses),
-                list(&now.gateways)
-            );
-            (EventKind::UplinkChanged, message)
-        }
-        (false, false) => return None,
-    };
-    Some(EngineEvent::new(kind, message))
-}
-
-/// The smaller of the two uplinks' MTUs less what the tunnel adds.
-fn path_mtu(local: &LocalUplink, remote_mtu: u16, remote: &RemoteSite, tunnel: TunnelKey, bound: Option<u16>) -> u16 {
-    // Without an endpoint the peer dials in, and the family isn't known: leave room for the larger header.
-    let outer = remote.endpoint(tunnel, &local.addresses).map_or(IpAddr::from([0u16; 8]), |endpoint| endpoint.ip());
-    let mtu = local.mtu.min(remote_mtu).saturating_sub(wireguard_overhead(outer));
-    mtu.min(bound.unwrap_or(u16::MAX)).max(MINIMUM_MTU)
 }

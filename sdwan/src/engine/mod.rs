@@ -25,9 +25,11 @@ mod standing;
 #[cfg(test)]
 mod tests;
 pub mod time;
+mod topology;
 pub mod types;
 
-pub use core::{Engine, IgnoredReplies, Local, uplink_usable};
+pub use core::{Engine, IgnoredReplies, Local};
 pub use pace::Paces;
 pub use site::Site;
 pub use time::Time;
+pub use topology::{TunnelMtus, uplink_usable};

@@ -14,6 +14,7 @@ use super::score::{Surroundings, class_score, complies};
 use super::sets::{MoveReason, Moved, Rated, Set, Tier};
 use super::settings::Settings;
 use super::time::Time;
+use super::topology::TunnelMtus;
 use super::types::{PathKey, RemoteSite, TunnelKey, UplinkIndex};
 
 /// After its first path came up, a site's classes settle without holds for this long: the other paths come up only
@@ -37,7 +38,8 @@ struct Entry {
 #[derive(Clone, Debug)]
 pub struct Site {
     remote: RemoteSite,
-    paths: BTreeMap<TunnelKey, Entry>,
+    /// Each by itself on the heap: the map makes room for eleven at once.
+    paths: BTreeMap<TunnelKey, Box<Entry>>,
     sets: Vec<Set>,
     since: Time,
     settled_at: Option<Time>,
@@ -107,7 +109,7 @@ impl Site {
     /// How a class would see the paths at this moment, if it did so for the first time.
     fn rate(&self, class: &ClassSpec, set: Option<&Set>) -> Vec<Rated> {
         let best_capacity = self.paths.values().filter_map(|entry| entry.path.capacity()).max();
-        let rate = |(tunnel, entry): (&TunnelKey, &Entry)| {
+        let rated = self.paths.iter().map(|(tunnel, entry)| {
             let path = &entry.path;
             let broken = set.and_then(|set| set.tier(*tunnel)) == Some(Tier::Violating);
             let surroundings = Surroundings { capacity: path.capacity(), best_capacity, cost: entry.cost };
@@ -119,8 +121,8 @@ impl Site {
             };
             let score = class_score(class.preference, path.quality(), &surroundings);
             Rated { tunnel: *tunnel, tier, score, capacity: path.capacity(), full: path.is_full() }
-        };
-        self.paths.iter().map(rate).collect()
+        });
+        rated.collect()
     }
 
     /// Why flows of a class, by its number, leave a path for another, as far as the state of the moment tells.
@@ -184,11 +186,11 @@ impl Site {
     }
 
     /// Makes the paths' MTUs fit their tunnels' interfaces. Returns whether one changed.
-    pub(super) fn fit_mtus(&mut self, interfaces: &BTreeMap<TunnelKey, u16>) -> bool {
+    pub(super) fn fit_mtus(&mut self, interfaces: &TunnelMtus) -> bool {
         let mut changed = false;
         for (tunnel, entry) in &mut self.paths {
             let before = entry.path.mtu();
-            entry.path.fit_mtu(interfaces.get(tunnel).copied().unwrap_or(u16::MAX));
+            entry.path.fit_mtu(interfaces.get(*tunnel).unwrap_or(u16::MAX));
             changed |= entry.path.mtu() != before;
         }
         changed
@@ -241,7 +243,7 @@ impl Site {
         for (&tunnel, &(mtu, rate, cost, usable)) in wanted {
             let entry = self.paths.entry(tunnel).or_insert_with(|| {
                 new.push(tunnel);
-                Entry { path: Path::new(now, settings, mtu, rate), cost, probe_at: now }
+                Box::new(Entry { path: Path::new(now, settings, mtu, rate), cost, probe_at: now })
             });
             entry.cost = cost;
             entry.path.set_configured_mtu(mtu);

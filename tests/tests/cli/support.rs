@@ -203,6 +203,7 @@ fn status(health: Health, store: &Store) -> StatusView {
         passes: Default::default(),
         refused_announcements: Default::default(),
         stalls: 0,
+        decisions: None,
         internal_drops: Default::default(),
         stamp_reflector: Default::default(),
         mtu_probes: Default::default(),

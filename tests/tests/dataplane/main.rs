@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sandbox::{Sandbox, Tun, eventually, index, run, sandboxed, send_udp};
 use sdwan::dataplane::desired::{
-    CandidateDesired, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock,
+    CandidateDesired, Change, Desired, LanIngress, PathDesired, SetDesired, SiteDesired, WallClock,
 };
 use sdwan::dataplane::{
     AttachMode, Attachment, Capacities, Dataplane, Direction, Error, EventStream, PlaneEvent, Reader, Settings,
@@ -126,7 +126,7 @@ fn a_packet_takes_the_best_path_and_the_other_one_after_a_single_write() {
         let packet = first.receive().expect("the packet comes out of the best path");
         assert_eq!((packet[0] >> 4, packet[8]), (4, 63), "a bare IP packet, its TTL one less");
 
-        dataplane.set_path_state(&path(0), false).expect("one write");
+        dataplane.change(&[Change::PathState(path(0), false)]).expect("one write");
         send_udp(40_000, [10, 2, 0, 9], 5_060);
         assert!(second.receive().is_some(), "the flow moved");
         assert!(first.is_empty());

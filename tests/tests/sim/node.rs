@@ -263,17 +263,9 @@ impl Node {
             self.adopts_until = None;
             self.publish();
         } else if self.adopts_until.is_none() && !changes.is_empty() {
-            for path in &changes.states {
-                let up = self.engine.path(path).is_some_and(|known| known.state() == PathState::Up);
-                self.maps.reconciler.set_path_state(path, up).expect("memory takes everything");
-            }
-            for path in &changes.detections {
-                if let Some(known) = self.engine.path(path) {
-                    let detection = desired::detection(known, self.engine.settings());
-                    self.maps.reconciler.set_path_detection(path, detection).expect("memory takes everything");
-                }
-            }
-            if changes.topology || changes.rules || !changes.sets.is_empty() || !changes.states.is_empty() {
+            let urgent = desired::urgent(&self.engine, &self.interfaces(), &changes);
+            self.maps.reconciler.change(&urgent).expect("memory takes everything");
+            if changes.topology || changes.rules {
                 self.publish();
             }
         }

@@ -170,3 +170,17 @@ pub struct CandidateView {
     /// Whether it keeps the class's SLA.
     pub complies: bool,
 }
+
+/// From an answer's arrival in the kernel, or from the time at which silence or a hold meant something, until all that
+/// followed was written into the maps of the data path.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecisionsView {
+    /// Decisions that changed something.
+    pub count: u64,
+    /// Half of them took no longer, ms.
+    pub p50_ms: f64,
+    /// 99 of 100 took no longer, ms.
+    pub p99_ms: f64,
+    /// The longest, ms.
+    pub longest_ms: f64,
+}

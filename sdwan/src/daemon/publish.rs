@@ -1,0 +1,199 @@
+//! What follows from the engine's decisions: what can't wait goes to the data path at once, change by change; everything
+//! that should be goes to the reconcilers, which find the differences.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::adoption::Phase;
+use super::core::Core;
+use super::desired;
+use super::plane::Order;
+use super::routes::RouteInput;
+use crate::engine::Time;
+use crate::engine::input::Changes;
+use crate::engine::path::PathState;
+use crate::measure::clock;
+use crate::tunnel::BackendKind;
+
+/// Making a whole state takes at most one part of so many of the core's time: in a large mesh, changes that follow each other
+/// share one, and answers are read meanwhile.
+const SHARE: u32 = 10;
+
+/// How much is to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Extent {
+    /// All but the maps: they have the changes already.
+    ButMaps,
+    /// Everything.
+    Everything,
+}
+
+/// When the next whole state is due, and how much of it.
+#[derive(Debug, Default)]
+pub(super) struct Publishing {
+    due: Option<(Time, Extent)>,
+    /// The last one was made then, …
+    ended: Time,
+    /// … and took so long.
+    took: Duration,
+    /// An order found the queue full.
+    refused: bool,
+}
+
+impl Publishing {
+    /// When it is due.
+    pub(super) fn at(&self) -> Option<Time> {
+        self.due.map(|(at, _)| at)
+    }
+
+    fn request(&mut self, extent: Extent, now: Time) {
+        let earliest = now.max(self.ended + self.took * (SHARE - 1));
+        self.due = Some(self.due.map_or((earliest, extent), |(at, known)| (at, known.max(extent))));
+    }
+
+    fn take(&mut self, now: Time) -> Option<Extent> {
+        let (_, extent) = self.due.take_if(|(at, _)| *at <= now)?;
+        Some(extent)
+    }
+
+    fn done(&mut self, began: Time, now: Time) {
+        self.ended = now;
+        self.took = now.since(began);
+    }
+}
+
+impl Core {
+    /// Carries out what the engine decided by what came in, or was due, at `cause`.
+    pub(super) fn apply(&mut self, changes: Changes, cause: Time) {
+        if self.phase == Phase::Running {
+            let urgent = desired::urgent(&self.engine, &self.interfaces, &changes);
+            if !urgent.is_empty() {
+                self.order(Order::Change(urgent, cause));
+            }
+        }
+        for notice in &changes.notices {
+            if let Some(site) = self.engine.site(&notice.path.site) {
+                self.prober.tell(notice, site.remote().overlay);
+            }
+        }
+        for event in changes.events {
+            self.event(event);
+        }
+        if changes.topology || changes.rules {
+            self.publish_soon(Extent::Everything);
+        } else if !changes.sets.is_empty() || !changes.states.is_empty() {
+            self.publish_soon(Extent::ButMaps);
+        }
+    }
+
+    /// Has what should be published as soon as that doesn't take too much of the core's time.
+    pub(super) fn publish_soon(&mut self, extent: Extent) {
+        self.publishing.request(extent, clock::now());
+    }
+
+    /// Publishes what is due.
+    pub(super) fn publish_due(&mut self) {
+        if let Some(extent) = self.publishing.take(clock::now()) {
+            self.publish_extent(extent);
+        }
+    }
+
+    /// Publishes everything that should be; the reconcilers find the differences.
+    pub(super) fn publish(&mut self) {
+        self.publish_extent(Extent::Everything);
+    }
+
+    fn publish_extent(&mut self, extent: Extent) {
+        let began = clock::now();
+        self.overlays = self.engine.sites().map(|site| (site.remote().overlay, site.remote().id)).collect();
+        if self.phase.knows_sites() {
+            self.publish_network();
+        }
+        if self.phase == Phase::Running && extent == Extent::Everything {
+            self.publish_maps();
+        }
+        self.publishing.done(began, clock::now());
+    }
+
+    fn publish_network(&self) {
+        let tunnels = desired::tunnels(&self.engine, self.config.tunnel.listen_port, *self.wireguard.secret());
+        self.outbox.tunnels.send_if_modified(|current| {
+            let changed = current.as_deref() != Some(&tunnels);
+            if changed {
+                *current = Some(Arc::new(tunnels));
+            }
+            changed
+        });
+        let routes = RouteInput {
+            uplinks: self.engine.uplinks().to_vec(),
+            tunnels: self.interfaces.clone(),
+            remotes: desired::remote_routes(&self.engine),
+        };
+        self.outbox.routes.send_if_modified(|current| {
+            let changed = current.as_deref() != Some(&routes);
+            if changed {
+                *current = Some(Arc::new(routes));
+            }
+            changed
+        });
+        let neighbours = self.engine.sites().filter(|site| {
+            let mut paths = site.paths();
+            paths.any(|(_, path)| path.state() == PathState::Up)
+        });
+        let neighbours = neighbours.map(|site| (site.remote().id, site.remote().overlay)).collect();
+        self.outbox.discovery.set_neighbours(neighbours);
+        self.outbox.mtu.publish(super::mtu::targets(&self.engine, &self.config, &self.wireguard));
+        self.publish_capacity();
+    }
+
+    fn publish_maps(&mut self) {
+        let outer_dscp = self.marks_outer();
+        let (lan, clock) = (&self.lan, clock::wall_clock());
+        let maps = desired::maps(&self.engine, &self.identity, &self.config, lan, &self.interfaces, outer_dscp, clock);
+        let marked = if outer_dscp { self.engine.uplinks() } else { &[] };
+        let attachments = desired::attachments(&self.lan, &self.interfaces, marked, &self.snapshot);
+        self.publishing.refused = false;
+        self.order(Order::Apply(Arc::new(maps), Arc::new(attachments)));
+    }
+
+    /// Whether encrypted packets get the DSCP of their class: another WireGuard than the kernel's keeps nothing of the
+    /// packet inside.
+    pub(super) fn marks_outer(&self) -> bool {
+        self.config.tunnel.outer_dscp && self.tunnel_backend == BackendKind::Kernel
+    }
+
+    pub(super) fn order(&mut self, order: Order) {
+        if !self.outbox.plane.order(order) && !self.publishing.refused {
+            warn!("the kernel takes orders too slowly: the data path will be brought up to date later");
+            self.publishing.refused = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn what_takes_long_to_make_is_made_seldom_and_changes_meanwhile_share_it() {
+        let mut publishing = Publishing::default();
+        let mut now = Time(1_000_000_000);
+        publishing.request(Extent::ButMaps, now);
+        assert_eq!(publishing.take(now), Some(Extent::ButMaps), "the first one at once");
+        assert_eq!(publishing.take(now), None);
+        publishing.done(now, now + MS * 5);
+        now = now + MS * 6;
+        for extent in [Extent::ButMaps, Extent::Everything, Extent::ButMaps] {
+            publishing.request(extent, now);
+        }
+        assert_eq!(publishing.at(), Some(Time(1_000_000_000) + MS * 50));
+        assert_eq!(publishing.take(now + MS * 43), None);
+        assert_eq!(publishing.take(now + MS * 44), Some(Extent::Everything));
+        publishing.request(Extent::ButMaps, now + MS * 1_000);
+        assert_eq!(publishing.take(now + MS * 1_000), Some(Extent::ButMaps), "none was made for long");
+    }
+}
