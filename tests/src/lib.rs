@@ -6,6 +6,7 @@
 //! - [`clock`]: wall clocks that single processes see differently
 //! - [`chaos`]: what `cargo xtask bench chaos` does
 //! - [`datapath`]: what `cargo xtask bench datapath` measures
+//! - [`engine`]: what `cargo xtask bench engine` measures
 //! - [`demo`]: what `cargo xtask demo` shows
 //! - [`failover`]: what `cargo xtask bench failover` shows
 //! - [`figures`]: what benches and the demo print for programs
@@ -24,6 +25,7 @@ pub mod chaos;
 pub mod clock;
 pub mod datapath;
 pub mod demo;
+pub mod engine;
 pub mod failover;
 pub mod figures;
 pub mod histogram;
