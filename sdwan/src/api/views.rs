@@ -108,9 +108,10 @@ pub struct StatusView {
     /// How often the daemon came late to its probes, because the machine let it wait.
     #[serde(default)]
     pub stalls: u64,
-    /// How long it took, in the last minute, until what a decision changed was in the data path.
+    /// How long it took, in the last minute, until what a decision changed was in the data path: of decisions by an answer to
+    /// a probe (`answer`), and by a time that came, as when silence was borne for long enough (`due`).
     #[serde(default)]
-    pub decisions: Option<DecisionsView>,
+    pub decisions: BTreeMap<String, DecisionsView>,
     /// Number of policies that apply.
     pub policies: u64,
     /// Packets dropped by the programs, by reason.

@@ -80,7 +80,7 @@ fn status() -> StatusView {
         passes: counts(&[("ttl_expired", 12), ("too_big", 12_345)]),
         refused_announcements: counts(&[("bad_signature", 3)]),
         stalls: 0,
-        decisions: None,
+        decisions: BTreeMap::new(),
         internal_drops: BTreeMap::new(),
         stamp_reflector: Default::default(),
         mtu_probes: counts(&[("sent", 1_234), ("forged", 0)]),

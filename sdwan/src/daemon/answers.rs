@@ -181,7 +181,7 @@ impl Core {
             sites,
             paths: views::path_states(&self.engine),
             stalls: self.engine.stalls(),
-            decisions: self.outbox.plane.delays().as_ref().map(views::decisions),
+            decisions: views::decisions(&self.outbox.plane.delays()),
             policies: self.engine.compilation().policies.len() as u64,
             drops: named(reader.drops()),
             passes: named(reader.passes()),

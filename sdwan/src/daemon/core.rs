@@ -13,7 +13,7 @@ use super::adoption::Phase;
 use super::capacity::{CapacityFound, CapacityHandle};
 use super::desired::{Identity, heartbeat_stale};
 use super::mtu::Mtu;
-use super::plane::{Order, Plane, PlaneStatus};
+use super::plane::{Cause, Order, Plane, PlaneStatus};
 use super::policies::Policies;
 use super::publish::Publishing;
 use super::routes::RouteInput;
@@ -27,7 +27,7 @@ use crate::dataplane::{PlaneEvent, Reader};
 use crate::discovery::{DiscoveryEvent, DiscoveryHandle};
 use crate::engine::Time;
 use crate::engine::events::EngineEvent;
-use crate::engine::input::Input;
+use crate::engine::input::{Input, Probe};
 use crate::engine::mtu::Known;
 use crate::engine::types::{PathKey, SiteId, TunnelKey};
 use crate::measure::notice::Noticed;
@@ -299,20 +299,27 @@ impl Core {
         }
     }
 
-    /// Lets the engine do what is due and carries out what follows.
+    /// Carries out what follows from the answers that came in, lets the engine do what is due, and carries out that.
     fn work(&mut self) {
         let now = clock::now();
-        let answered = self.answered.take();
-        let due = self.engine.next_deadline().filter(|deadline| *deadline <= now);
+        if let Some(at) = self.answered.take() {
+            self.carry_out(Cause::Answer(at), now);
+        }
+        let due = self.engine.next_deadline().unwrap_or(now).min(now);
         self.engine.poll(now);
-        while let Some(probe) = self.engine.next_probe(now) {
+        let probes: Vec<Probe> = std::iter::from_fn(|| self.engine.next_probe(now)).collect();
+        self.carry_out(Cause::Due(due), now);
+        for probe in probes {
             if let Some(site) = self.engine.site(&probe.path.site) {
                 self.prober.send(&probe, site.remote().overlay);
             }
         }
+    }
+
+    fn carry_out(&mut self, cause: Cause, now: Time) {
         let changes = self.engine.take_changes(now);
         if !changes.is_empty() {
-            self.apply(changes, answered.into_iter().chain(due).min().unwrap_or(now));
+            self.apply(changes, cause);
         }
     }
 

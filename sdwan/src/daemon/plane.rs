@@ -21,13 +21,22 @@ use crate::measure::clock;
 /// Orders that may wait; more means that the kernel is stuck, and the next full state covers what was refused.
 const QUEUE: usize = 4_096;
 
+/// What led to changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// An answer that the kernel received at this time.
+    Answer(Time),
+    /// A time that came: silence was borne for long enough, or a hold ended.
+    Due(Time),
+}
+
 /// Something for the data path to do.
 #[derive(Debug)]
 pub enum Order {
     /// Make everything so.
     Apply(Arc<Desired>, Arc<BTreeSet<Attachment>>),
-    /// Make these changes, which follow from what came in, or was due, at that time.
-    Change(Vec<Change>, Time),
+    /// Make these changes.
+    Change(Vec<Change>, Cause),
     /// The daemon probes.
     Heartbeat(Time),
     /// End the thread, leaving everything as it is.
@@ -49,24 +58,30 @@ pub struct PlaneStatus {
     pub applied: bool,
 }
 
-/// How long it took from what led to a change until that was in the maps, in the last minute.
+/// How long it took from what led to a change until that was in the maps, in the last minute: answers, and times.
 #[derive(Debug)]
-struct Delays(Mutex<Span>);
+struct Delays(Mutex<[Span; 2]>);
 
 impl Default for Delays {
     fn default() -> Self {
-        Self(Mutex::new(Span::new(SPANS[0])))
+        Self(Mutex::new([SPANS[0]; 2].map(Span::new)))
     }
 }
 
 impl Delays {
-    fn add(&self, cause: Time) {
+    fn add(&self, cause: Cause) {
         let now = clock::now();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).answered(now.since(cause), None, None, now);
+        let (kind, since) = match cause {
+            Cause::Answer(since) => (0, since),
+            Cause::Due(since) => (1, since),
+        };
+        let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spans[kind].answered(now.since(since), None, None, now);
     }
 
-    fn lately(&self) -> Option<SpanQuality> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).quality(clock::now())
+    fn lately(&self) -> [Option<SpanQuality>; 2] {
+        let spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.each_ref().map(|span| span.quality(clock::now()))
     }
 }
 
@@ -99,8 +114,8 @@ impl Plane {
         }
     }
 
-    /// How long single changes took lately.
-    pub fn delays(&self) -> Option<SpanQuality> {
+    /// How long single changes took lately, by an answer and by a time that came.
+    pub fn delays(&self) -> [Option<SpanQuality>; 2] {
         self.delays.lately()
     }
 

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::adoption::Phase;
 use super::core::Core;
 use super::desired;
-use super::plane::Order;
+use super::plane::{Cause, Order};
 use super::routes::RouteInput;
 use crate::engine::Time;
 use crate::engine::input::Changes;
@@ -18,8 +18,8 @@ use crate::measure::clock;
 use crate::tunnel::BackendKind;
 
 /// Making a whole state takes at most one part of so many of the core's time: in a large mesh, changes that follow each other
-/// share one, and answers are read meanwhile.
-const SHARE: u32 = 10;
+/// share one, and hardly an answer comes while one is made.
+const SHARE: u32 = 200;
 
 /// How much is to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,8 +65,8 @@ impl Publishing {
 }
 
 impl Core {
-    /// Carries out what the engine decided by what came in, or was due, at `cause`.
-    pub(super) fn apply(&mut self, changes: Changes, cause: Time) {
+    /// Carries out what the engine decided.
+    pub(super) fn apply(&mut self, changes: Changes, cause: Cause) {
         if self.phase == Phase::Running {
             let urgent = desired::urgent(&self.engine, &self.interfaces, &changes);
             if !urgent.is_empty() {
@@ -190,10 +190,10 @@ mod tests {
         for extent in [Extent::ButMaps, Extent::Everything, Extent::ButMaps] {
             publishing.request(extent, now);
         }
-        assert_eq!(publishing.at(), Some(Time(1_000_000_000) + MS * 50));
-        assert_eq!(publishing.take(now + MS * 43), None);
-        assert_eq!(publishing.take(now + MS * 44), Some(Extent::Everything));
-        publishing.request(Extent::ButMaps, now + MS * 1_000);
-        assert_eq!(publishing.take(now + MS * 1_000), Some(Extent::ButMaps), "none was made for long");
+        assert_eq!(publishing.at(), Some(Time(1_000_000_000) + MS * 1_000));
+        assert_eq!(publishing.take(now + MS * 993), None);
+        assert_eq!(publishing.take(now + MS * 994), Some(Extent::Everything));
+        publishing.request(Extent::ButMaps, now + MS * 9_000);
+        assert_eq!(publishing.take(now + MS * 9_000), Some(Extent::ButMaps), "none was made for long");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::desired::Identity;
@@ -18,6 +18,8 @@ use crate::net::{NetSnapshot, Network};
 
 /// Rules and routes are looked at this often even when nothing is heard: somebody else may have removed them.
 const LOOK: Duration = Duration::from_secs(10);
+/// A look takes at most one part of so many of the time: the kernel lists all routes for it, thousands in a large mesh.
+const SHARE: u32 = 20;
 /// Pause before what failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -87,6 +89,7 @@ impl Task {
             let current = input.borrow_and_update().clone();
             let snapshot = snapshots.borrow_and_update().clone();
             let mut pause = LOOK;
+            let began = Instant::now();
             if let Some(current) = current {
                 let troubles = self.reconcile(&current, &snapshot).await;
                 if !troubles.is_empty() {
@@ -97,6 +100,7 @@ impl Task {
                 }
                 self.known = troubles;
             }
+            sleep((began.elapsed() * (SHARE - 1)).min(LOOK)).await;
             tokio::select! {
                 outcome = input.changed() => if outcome.is_err() { return },
                 outcome = snapshots.changed() => if outcome.is_err() { return },

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -362,8 +363,13 @@ impl Running {
             outbox,
         });
         core.event(EngineEvent::new(EventKind::DaemonStarted, message));
+        // Answers are taken on a thread of their own, which no other task's work holds up.
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| StartError::System { action: "start the core's thread", source })?;
         Ok(Self {
-            core: tokio::spawn(core.run(inbox)),
+            core: tokio::task::spawn_blocking(move || runtime.block_on(core.run(inbox))),
             stop: Some(stop_sender),
             requests: requests_sender,
             reloads,

@@ -217,14 +217,16 @@ fn span_view(quality: &SpanQuality) -> SpanView {
     }
 }
 
-/// How long decisions took.
-pub fn decisions(delays: &SpanQuality) -> DecisionsView {
-    DecisionsView {
+/// How long decisions took: those by an answer, and those by a time that came.
+pub fn decisions(delays: &[Option<SpanQuality>; 2]) -> BTreeMap<String, DecisionsView> {
+    let view = |delays: &SpanQuality| DecisionsView {
         count: delays.samples,
         p50_ms: milliseconds(delays.rtt.p50),
         p99_ms: milliseconds(delays.rtt.p99),
         longest_ms: milliseconds(delays.rtt.maximum),
-    }
+    };
+    let known = ["answer", "due"].into_iter().zip(delays);
+    known.filter_map(|(cause, delays)| Some((cause.to_owned(), view(delays.as_ref()?)))).collect()
 }
 
 /// The local uplinks.

@@ -193,8 +193,10 @@ impl Engine {
             }
             Input::Uplinks(uplinks) => self.uplinks_changed(uplinks, now),
             Input::Tunnels(tunnels) => {
-                self.tunnels = tunnels;
-                self.refresh_paths(now);
+                if tunnels != self.tunnels {
+                    self.tunnels = tunnels;
+                    self.refresh_paths(now);
+                }
             }
             Input::ProbeReply { path, reply } => self.probe_reply(&path, &reply, now),
             Input::Counted { path, sequence, counters } => {

@@ -1,6 +1,7 @@
 //! A real daemon in a namespace among a thousand sites: what it takes of a processor and of memory, and how soon its
 //! decisions are in the maps.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::thread::sleep;
@@ -47,8 +48,8 @@ pub struct Seen {
     pub probes_per_second: f64,
     /// Resident memory of the daemon that came with the sites, bytes.
     pub memory: u64,
-    /// How long decisions took.
-    pub decisions: Option<DecisionsView>,
+    /// How long decisions took, by cause.
+    pub decisions: BTreeMap<String, DecisionsView>,
 }
 
 /// Processor time of a process so far, all threads.

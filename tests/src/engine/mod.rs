@@ -123,6 +123,7 @@ fn daemon(figures: &mut Figures, seen: Result<Seen>) {
         ("engine.core_share_1000_sites", ""),
         ("engine.result_to_map_p99_ms", "ms"),
         ("engine.result_to_map_p50_ms", "ms"),
+        ("engine.deadline_to_map_p99_ms", "ms"),
         ("engine.wireguard_share_1000_sites", ""),
         ("engine.probes_per_s_1000_sites", "1/s"),
         ("engine.resident_bytes_per_path", "bytes"),
@@ -140,11 +141,15 @@ fn daemon(figures: &mut Figures, seen: Result<Seen>) {
         shares.get(shares.len() / 2).copied()
     };
     let looks = seen.shares.len() as u64;
-    let decided = seen.decisions.map_or(0, |decisions| decisions.count);
+    let of = |cause: &str| seen.decisions.get(cause).copied();
+    let count = |cause: &str| of(cause).map_or(0, |decisions| decisions.count);
+    let (answer, due) = (of("answer"), of("due"));
+    let (answers, deadlines) = (count("answer"), count("due"));
     let values = [
         (share(seen.shares), looks),
-        (seen.decisions.map(|decisions| decisions.p99_ms), decided),
-        (seen.decisions.map(|decisions| decisions.p50_ms), decided),
+        (answer.map(|decisions| decisions.p99_ms), answers),
+        (answer.map(|decisions| decisions.p50_ms), answers),
+        (due.map(|decisions| decisions.p99_ms), deadlines),
         (share(seen.wireguard), looks),
         (Some(seen.probes_per_second), looks),
         (Some(seen.memory as f64 / seen.paths.max(1) as f64), seen.paths),

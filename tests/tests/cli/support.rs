@@ -1,5 +1,6 @@
 //! A core task that answers without a data path, and the binary to ask it with.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -203,7 +204,7 @@ fn status(health: Health, store: &Store) -> StatusView {
         passes: Default::default(),
         refused_announcements: Default::default(),
         stalls: 0,
-        decisions: None,
+        decisions: BTreeMap::new(),
         internal_drops: Default::default(),
         stamp_reflector: Default::default(),
         mtu_probes: Default::default(),

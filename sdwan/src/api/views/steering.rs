@@ -171,8 +171,8 @@ pub struct CandidateView {
     pub complies: bool,
 }
 
-/// From an answer's arrival in the kernel, or from the time at which silence or a hold meant something, until all that
-/// followed was written into the maps of the data path.
+/// From an answer's arrival in the kernel, or from the time that was due, until all that followed was written into the maps
+/// of the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecisionsView {
     /// Decisions that changed something.

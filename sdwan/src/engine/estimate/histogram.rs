@@ -12,29 +12,47 @@ const SHORTEST: u64 = 1 << 10;
 const LONGEST: u64 = (1 << 34) - 1;
 /// Buckets that are kept; 48 of the narrowest take durations that differ by a factor of 1.7.
 const MOST: usize = 48;
-/// Room is made for so many buckets at a time.
-const STEP: usize = 8;
-
-/// A bucket, or a part of one: counts beyond 65,535 go on in another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bucket {
-    number: u16,
-    count: u16,
-}
 
 /// The histogram. A quantile is off by at most 1/128 of itself; of durations that are spread over more than 48 buckets by
 /// twice as much, and so on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
-    /// In the order of their numbers.
-    buckets: Vec<Bucket>,
+    /// For each bucket in the order of their numbers: how much larger its number is than the one before's, and its count,
+    /// as [`put`] writes them. Most take two or three bytes.
+    bytes: Vec<u8>,
     bits: u8,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: Vec::new(), bits: BITS }
+        Self { bytes: Vec::new(), bits: BITS }
     }
+}
+
+/// A bucket's number and count.
+type Bucket = (u16, u32);
+
+/// Writes a number in groups of seven bits, the lowest first; all but the last have the highest bit set (LEB128).
+fn put(mut number: u32, bytes: &mut Vec<u8>) {
+    while number >= 1 << 7 {
+        bytes.push(number as u8 | 1 << 7);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+/// Reads what [`put`] wrote.
+fn take(bytes: &mut &[u8]) -> Option<u32> {
+    let mut number = 0;
+    for shift in (0..u32::BITS).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u32::from(byte & 0x7f) << shift;
+        if byte >> 7 == 0 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 fn bucket(duration: Duration, bits: u8) -> u16 {
@@ -63,64 +81,98 @@ impl Histogram {
         while self.bits > other.bits {
             self.coarsen();
         }
-        for Bucket { number, count } in &other.buckets {
+        for (number, count) in other.buckets() {
             // It may become coarser on the way.
-            self.count_in(number >> (other.bits - self.bits), *count);
+            self.count_in(number >> (other.bits - self.bits), count);
         }
     }
 
     /// How many were counted.
     pub fn count(&self) -> u64 {
-        self.buckets.iter().map(|bucket| u64::from(bucket.count)).sum()
+        self.buckets().map(|(_, count)| u64::from(count)).sum()
     }
 
     /// The duration that the share `quantile`, 0.0..=1.0, doesn't exceed (nearest rank); `None` when there is none.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
         let rank = (quantile.clamp(0.0, 1.0) * self.count() as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
-        let found = self.buckets.iter().find(|bucket| {
-            seen += u64::from(bucket.count);
+        let (number, _) = self.buckets().find(|(_, count)| {
+            seen += u64::from(*count);
             seen >= rank
         })?;
-        Some(middle(found.number, self.bits))
+        Some(middle(number, self.bits))
     }
 
-    fn count_in(&mut self, number: u16, count: u16) {
-        let behind = self.buckets.partition_point(|bucket| bucket.number <= number);
-        let part = behind.checked_sub(1).and_then(|at| self.buckets.get_mut(at)).filter(|part| part.number == number);
-        let known = part.is_some();
-        let left = match part {
-            Some(part) => {
-                let (sum, over) = part.count.overflowing_add(count);
-                part.count = if over { u16::MAX } else { sum };
-                if over { sum + 1 } else { 0 }
-            }
-            None => count,
-        };
-        if left == 0 {
+    fn buckets(&self) -> impl Iterator<Item = Bucket> {
+        let (mut bytes, mut number) = (&self.bytes[..], 0);
+        std::iter::from_fn(move || {
+            number += take(&mut bytes)? as u16;
+            Some((number, take(&mut bytes)?))
+        })
+    }
+
+    fn count_in(&mut self, number: u16, count: u32) {
+        if self.count_in_place(number, count) {
             return;
         }
-        if self.buckets.len() == self.buckets.capacity() {
-            self.buckets.reserve_exact(STEP);
+        let mut buckets: Vec<Bucket> = self.buckets().collect();
+        match buckets.binary_search_by_key(&number, |(known, _)| *known) {
+            Ok(at) => buckets[at].1 = buckets[at].1.saturating_add(count),
+            Err(at) => buckets.insert(at, (number, count)),
         }
-        self.buckets.insert(behind, Bucket { number, count: left });
-        // Parts of one bucket are as few as there are counts by the ten thousand.
-        if !known && self.buckets.len() > MOST && self.bits > 0 && self.distinct() > MOST {
+        self.write(&buckets);
+        if buckets.len() > MOST && self.bits > 0 {
             self.coarsen();
         }
     }
 
-    fn distinct(&self) -> usize {
-        self.buckets.chunk_by(|one, next| one.number == next.number).count()
+    /// Counts in a bucket that is there, if the count needs no more bytes than before.
+    fn count_in_place(&mut self, wanted: u16, count: u32) -> bool {
+        let (mut rest, mut number) = (&self.bytes[..], 0);
+        while let Some(gap) = take(&mut rest) {
+            number += gap as u16;
+            let from = self.bytes.len() - rest.len();
+            let Some(known) = take(&mut rest) else { return false };
+            if number < wanted {
+                continue;
+            }
+            let last = self.bytes.len() - rest.len() - 1;
+            let mut sum = known.saturating_add(count);
+            if number > wanted || sum >> (7 * (last + 1 - from)).min(31) > 0 {
+                return false;
+            }
+            for byte in &mut self.bytes[from..last] {
+                *byte = sum as u8 | 1 << 7;
+                sum >>= 7;
+            }
+            self.bytes[last] = sum as u8;
+            return true;
+        }
+        false
+    }
+
+    fn write(&mut self, buckets: &[Bucket]) {
+        let (mut bytes, mut former) = (Vec::with_capacity(4 * buckets.len()), 0);
+        for (number, count) in buckets {
+            put(u32::from(number - former), &mut bytes);
+            put(*count, &mut bytes);
+            former = *number;
+        }
+        bytes.shrink_to_fit();
+        self.bytes = bytes;
     }
 
     /// Puts each two buckets together.
     fn coarsen(&mut self) {
-        let mut coarse = Self { buckets: Vec::with_capacity(MOST / 2 + STEP), bits: self.bits - 1 };
-        for Bucket { number, count } in &self.buckets {
-            coarse.count_in(number >> 1, *count);
+        let mut coarse: Vec<Bucket> = Vec::with_capacity(MOST);
+        for (number, count) in self.buckets() {
+            match coarse.last_mut().filter(|(last, _)| *last == number >> 1) {
+                Some((_, known)) => *known = known.saturating_add(count),
+                None => coarse.push((number >> 1, count)),
+            }
         }
-        *self = coarse;
+        self.bits -= 1;
+        self.write(&coarse);
     }
 }
 
@@ -167,7 +219,7 @@ mod tests {
             let mut histogram = Histogram::default();
             for sample in &samples {
                 histogram.add(Duration::from_nanos(*sample));
-                prop_assert!(histogram.buckets.capacity() <= MOST + STEP);
+                prop_assert!(histogram.bytes.capacity() <= 4 * MOST, "{} bytes", histogram.bytes.capacity());
             }
             prop_assert_eq!(histogram.count(), samples.len() as u64);
         }
@@ -181,7 +233,7 @@ mod tests {
             histogram.add(Duration::from_millis(if number % 10 == 0 { 40 } else { 20 }));
         }
         assert_eq!(histogram.count(), day);
-        assert!(histogram.buckets.len() <= 2 + day as usize / 65_535, "{}", histogram.buckets.len());
+        assert!(histogram.bytes.len() <= 10, "{} bytes", histogram.bytes.len());
         let mut both = histogram.clone();
         both.merge(&histogram);
         assert_eq!(both.count(), 2 * day);
@@ -201,6 +253,16 @@ mod tests {
         }
         [1, 90, 400, 3_000].into_iter().for_each(|ms| histogram.add(Duration::from_millis(ms)));
         assert_eq!(histogram.bits, BITS);
+    }
+
+    #[test]
+    fn a_number_is_read_as_it_was_written() {
+        for number in [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, u32::MAX] {
+            let mut bytes = Vec::new();
+            put(number, &mut bytes);
+            assert_eq!(take(&mut &bytes[..]), Some(number));
+            assert_eq!(take(&mut &bytes[..bytes.len() - 1]), None);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The probes of one path whose answers may still come, eight bytes each.
+//! The probes of one path whose answers may still come: eight bytes each, and one bit for each answer that came lately.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,114 +6,104 @@ use std::time::Duration;
 use super::Ignored;
 use crate::engine::time::Time;
 
-/// Probes that are remembered, 3 s of them at the fastest pace. An answer to an older one counts as lost.
+/// Probes that are waited for, 3 s of them at the fastest pace. An answer to an older one counts as lost.
 const MOST: usize = 1_024;
-/// Room beyond this is given back when three quarters of it are empty, as after a change to a slower pace.
-const SPARE: usize = 16;
+/// Room beyond this is given back when three quarters of it are empty, as when a path answers again.
+const SPARE: usize = 8;
+/// Probes back from the last one whose answers are known, so that another one is told as a duplicate.
+const REMEMBERED: u32 = u128::BITS;
+/// Bits of the time at which a probe left, in ns: three days, of which a few seconds are needed.
+const TIME_BITS: u32 = 48;
 
-/// What became of a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// Its answer may come.
-    Waiting,
-    /// It came; another one would be a duplicate.
-    Answered,
-    /// Whether it comes or not means nothing any more.
-    Forgotten,
-}
-
-/// When a probe left, ns of the engine's clock, and its fate in the two lowest bits: their numbers follow each other
-/// without a gap, so that a probe's place tells its number.
+/// A probe that is waited for: the lower half of its number, and when it left, ns modulo 2⁴⁸.
 #[derive(Clone, Copy, Debug)]
-struct Slot(u64);
+struct Waiting(u64);
 
-impl Slot {
-    fn new(sent: Time, fate: Fate) -> Self {
-        Self(sent.0 << 2 | fate as u64)
+impl Waiting {
+    fn new(sequence: u32, sent: Time) -> Self {
+        Self(u64::from(sequence) << TIME_BITS | sent.0 & ((1 << TIME_BITS) - 1))
     }
 
-    fn sent(self) -> Time {
-        Time(self.0 >> 2)
+    /// By how many numbers it is behind `last`.
+    fn behind(self, last: u32) -> u32 {
+        u32::from((last as u16).wrapping_sub((self.0 >> TIME_BITS) as u16))
     }
 
-    fn fate(self) -> Fate {
-        match self.0 & 3 {
-            0 => Fate::Waiting,
-            1 => Fate::Answered,
-            _ => Fate::Forgotten,
-        }
+    /// When it left, which is not after `now`; an answer that is read late may have come a little earlier.
+    fn sent(self, now: Time) -> Time {
+        let ago = (now.0.wrapping_sub(self.0) << (u64::BITS - TIME_BITS)).cast_signed() >> (u64::BITS - TIME_BITS);
+        Time(now.0.wrapping_sub(ago.cast_unsigned()))
     }
 }
 
-/// Probes in the order of their numbers, which wrap around.
+/// The probes of a path, in the order of their numbers, which wrap around.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
-    /// Number of the oldest.
-    first: u32,
-    probes: VecDeque<Slot>,
+    /// Number of the last one.
+    last: u32,
+    waiting: VecDeque<Waiting>,
+    /// Which were answered: the lowest bit stands for the last one.
+    answered: u128,
 }
 
 impl InFlight {
-    /// A probe leaves, the one after the last. Returns the number of another that has to make room and had no answer.
+    /// A probe leaves, the one after the last. Returns the number of another that has to make room.
     pub fn sent(&mut self, sequence: u32, now: Time) -> Option<u32> {
-        let pushed_out = if self.probes.len() == MOST { self.pop() } else { None };
-        if self.probes.is_empty() {
-            self.first = sequence;
-        }
-        self.probes.push_back(Slot::new(now, Fate::Waiting));
+        let pushed_out = if self.waiting.len() == MOST { self.pop() } else { None };
+        self.answered = self.answered.checked_shl(sequence.wrapping_sub(self.last)).unwrap_or(0);
+        self.last = sequence;
+        self.waiting.push_back(Waiting::new(sequence, now));
         pushed_out
     }
 
-    /// When a probe left whose answer came.
-    pub fn waiting(&self, sequence: u32) -> Result<Time, Ignored> {
-        let slot = self.probes.get(self.place(sequence)).ok_or(Ignored::Unknown)?;
-        match slot.fate() {
-            Fate::Waiting => Ok(slot.sent()),
-            Fate::Answered => Err(Ignored::Duplicate),
-            Fate::Forgotten => Err(Ignored::Unknown),
-        }
+    /// When a probe left whose answer came at `received`.
+    pub fn waiting(&self, sequence: u32, received: Time) -> Result<Time, Ignored> {
+        let place = self.place(sequence).ok_or_else(|| {
+            let known = 1_u128.checked_shl(self.last.wrapping_sub(sequence)).unwrap_or(0);
+            if self.answered & known != 0 { Ignored::Duplicate } else { Ignored::Unknown }
+        })?;
+        Ok(self.waiting[place].sent(received))
     }
 
     /// Takes its answer.
     pub fn answered(&mut self, sequence: u32) {
-        let place = self.place(sequence);
-        if let Some(slot) = self.probes.get_mut(place) {
-            *slot = Slot::new(slot.sent(), Fate::Answered);
+        if let Some(place) = self.place(sequence) {
+            self.waiting.remove(place);
+            self.answered |= 1_u128.checked_shl(self.last.wrapping_sub(sequence)).unwrap_or(0);
         }
     }
 
-    /// Lets go of a probe that left `timeout` ago, if there is one: `Some` of its number if its answer didn't come. Answers
-    /// may overtake each other: an answered probe stays until the older ones are settled, so that a duplicate of its answer
-    /// is known as one.
-    pub fn expire(&mut self, now: Time, timeout: Duration) -> Option<Option<u32>> {
-        if now.since(self.probes.front()?.sent()) < timeout {
+    /// Gives up a probe that left `timeout` ago, if there is one, and returns its number.
+    pub fn expire(&mut self, now: Time, timeout: Duration) -> Option<u32> {
+        if now.since(self.waiting.front()?.sent(now)) < timeout {
             return None;
         }
         let lost = self.pop();
-        let (room, used) = (self.probes.capacity(), self.probes.len());
+        let (room, used) = (self.waiting.capacity(), self.waiting.len());
         if room > SPARE && used < room / 4 {
-            self.probes.shrink_to((used * 2).max(SPARE));
+            self.waiting.shrink_to((used * 2).max(SPARE));
         }
-        Some(lost)
+        lost
     }
 
-    /// Forgets those from before the latest answer that have none; later ones are on their way.
+    /// Forgets those from before the latest answer; later ones are on their way. An answer from before the last
+    /// [`REMEMBERED`] probes is not after any of them that is waited for.
     pub fn forget_unanswered(&mut self) {
-        let older = self.probes.iter().rposition(|slot| slot.fate() == Fate::Answered).unwrap_or(0);
-        for slot in self.probes.iter_mut().take(older).filter(|slot| slot.fate() == Fate::Waiting) {
-            *slot = Slot::new(slot.sent(), Fate::Forgotten);
+        let latest = self.answered.trailing_zeros();
+        if latest < REMEMBERED {
+            let last = self.last;
+            self.waiting.retain(|probe| probe.behind(last) < latest);
         }
     }
 
     fn pop(&mut self) -> Option<u32> {
-        let slot = self.probes.pop_front()?;
-        let sequence = self.first;
-        self.first = sequence.wrapping_add(1);
-        (slot.fate() == Fate::Waiting).then_some(sequence)
+        let probe = self.waiting.pop_front()?;
+        Some(self.last.wrapping_sub(probe.behind(self.last)))
     }
 
-    fn place(&self, sequence: u32) -> usize {
-        sequence.wrapping_sub(self.first) as usize
+    fn place(&self, sequence: u32) -> Option<usize> {
+        let behind = self.last.wrapping_sub(sequence);
+        self.waiting.binary_search_by(|probe| behind.cmp(&probe.behind(self.last))).ok()
     }
 }
 
@@ -124,49 +114,57 @@ mod tests {
     const PACE: Duration = Duration::from_millis(50);
 
     fn at(probe: u32) -> Time {
-        Time(1_000_000_000) + PACE * probe
+        Time(1_000_000_000_000_000) + PACE * probe
+    }
+
+    /// Numbers that wrap around after the fifth.
+    fn number(probe: u32) -> u32 {
+        (u32::MAX - 4).wrapping_add(probe)
     }
 
     #[test]
-    fn numbers_that_wrap_around_are_found() {
+    fn numbers_that_wrap_around_are_found_and_duplicates_told() {
         let mut probes = InFlight::default();
-        for number in 0..10 {
-            assert_eq!(probes.sent(number_from_the_end(number), at(number)), None);
+        for probe in 0..10 {
+            assert_eq!(probes.sent(number(probe), at(probe)), None);
         }
-        for number in (0..10).rev() {
-            let sequence = number_from_the_end(number);
-            assert_eq!(probes.waiting(sequence), Ok(at(number)));
-            probes.answered(sequence);
-            assert_eq!(probes.waiting(sequence), Err(Ignored::Duplicate));
+        for probe in [9, 0, 4, 5, 8, 1, 2, 3, 7, 6] {
+            assert_eq!(probes.waiting(number(probe), at(12)), Ok(at(probe)));
+            probes.answered(number(probe));
+            assert_eq!(probes.waiting(number(probe), at(12)), Err(Ignored::Duplicate));
         }
-        assert_eq!(probes.waiting(number_from_the_end(10)), Err(Ignored::Unknown));
-        assert_eq!(probes.waiting(number_from_the_end(0).wrapping_sub(1)), Err(Ignored::Unknown));
+        for unknown in [number(10), number(0).wrapping_sub(1), number(5) + 65_536, number(5).wrapping_sub(65_536)] {
+            assert_eq!(probes.waiting(unknown, at(12)), Err(Ignored::Unknown), "{unknown}");
+        }
     }
 
-    fn number_from_the_end(number: u32) -> u32 {
-        (u32::MAX - 4).wrapping_add(number)
+    #[test]
+    fn an_answer_that_was_stamped_before_the_probe_left_says_so() {
+        let mut probes = InFlight::default();
+        probes.sent(0, at(7));
+        assert_eq!(probes.waiting(0, at(6)), Ok(at(7)));
     }
 
     #[test]
     fn what_is_old_is_lost_unless_it_was_answered_or_forgotten() {
         let mut probes = InFlight::default();
-        (0..6).for_each(|number| assert_eq!(probes.sent(number, at(number)), None));
+        (0..6).for_each(|probe| assert_eq!(probes.sent(probe, at(probe)), None));
         probes.answered(3);
         probes.forget_unanswered();
-        assert_eq!(probes.waiting(1), Err(Ignored::Unknown), "an answer to a forgotten probe says nothing");
-        assert_eq!(probes.waiting(4), Ok(at(4)), "what left after the answer is on its way");
-        let lost: Vec<_> = std::iter::from_fn(|| probes.expire(at(5), PACE)).collect();
-        assert_eq!(lost, [None, None, None, None, Some(4)]);
-        assert_eq!(probes.waiting(5), Ok(at(5)));
+        assert_eq!(probes.waiting(1, at(6)), Err(Ignored::Unknown), "an answer to a forgotten probe says nothing");
+        assert_eq!(probes.waiting(4, at(6)), Ok(at(4)), "what left after the answer is on its way");
+        let lost: Vec<u32> = std::iter::from_fn(|| probes.expire(at(5), PACE)).collect();
+        assert_eq!(lost, [4]);
+        assert_eq!(probes.waiting(5, at(6)), Ok(at(5)));
     }
 
     #[test]
     fn the_table_is_bounded_and_gives_room_back() {
         let mut probes = InFlight::default();
-        let pushed_out: Vec<u32> = (0..2_000).filter_map(|number| probes.sent(number, at(number))).collect();
-        assert_eq!(pushed_out.len(), 2_000 - MOST);
-        assert_eq!(pushed_out.last(), Some(&(1_999 - MOST as u32)));
-        assert_eq!(std::iter::from_fn(|| probes.expire(at(5_000), PACE)).count(), MOST);
-        assert!(probes.probes.capacity() <= 2 * SPARE, "{}", probes.probes.capacity());
+        let pushed_out: Vec<u32> = (0..200_000).filter_map(|probe| probes.sent(probe, at(probe))).collect();
+        assert_eq!(pushed_out.len(), 200_000 - MOST);
+        assert_eq!(pushed_out.last(), Some(&(199_999 - MOST as u32)));
+        assert_eq!(std::iter::from_fn(|| probes.expire(at(200_100), PACE)).count(), MOST);
+        assert!(probes.waiting.capacity() <= 2 * SPARE, "{}", probes.waiting.capacity());
     }
 }

@@ -155,7 +155,7 @@ impl Estimator {
 
     /// An answer came in. `received` is when, on the engine's clock.
     pub fn reply(&mut self, reply: &ProbeReply, received: Time) -> Result<Duration, Ignored> {
-        let sent = self.in_flight.waiting(reply.sequence)?;
+        let sent = self.in_flight.waiting(reply.sequence, received)?;
         let dwell = reply.reflector_sent_ns.checked_sub(reply.reflector_received_ns).ok_or(Ignored::Implausible)?;
         let elapsed = received.0.checked_sub(sent.0).ok_or(Ignored::Implausible)?;
         let rtt = Duration::from_nanos(elapsed.checked_sub(dwell).ok_or(Ignored::Implausible)?);
@@ -175,9 +175,7 @@ impl Estimator {
     /// Counts probes without an answer after `timeout` as lost.
     pub fn expire(&mut self, now: Time, timeout: Duration) {
         while let Some(lost) = self.in_flight.expire(now, timeout) {
-            if let Some(sequence) = lost {
-                self.timed_out(sequence, now);
-            }
+            self.timed_out(lost, now);
         }
     }
 
