@@ -167,8 +167,10 @@ const PATH_PAIRS: [PathPair; 4] = [
     PathPair {
         name: "path_capacity",
         help: "Capacity of the line in outer IP packets",
-        unit: "bits_per_second",
-        values: |path| [path.capacity_bps, path.capacity_backward_bps].map(|capacity| capacity.map(|bps| bps as f64)),
+        unit: "bytes_per_second",
+        values: |path| {
+            [path.capacity_bps, path.capacity_backward_bps].map(|capacity| capacity.map(|bps| bps as f64 / 8.0))
+        },
     },
 ];
 
