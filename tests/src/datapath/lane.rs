@@ -52,7 +52,7 @@ impl Lane {
     /// # Errors
     /// When the kernel has no threads that handle an interface's packets (Linux 5.12).
     pub fn outbound(stage: &Stage) -> Result<Self> {
-        Ok(Self { from: stage.sender, input: LAN, output: TUNNEL, handler: Handler::of(LAN)? })
+        Ok(Self { from: stage.sender, input: LAN, output: TUNNEL, handler: Handler::of(LAN, stage.processors - 1)? })
     }
 
     /// Tunnel → LAN. A program must let what comes in at [`FEED`] come in at the tunnel.
@@ -60,7 +60,7 @@ impl Lane {
     /// # Errors
     /// As [`Self::outbound`].
     pub fn inbound(stage: &Stage) -> Result<Self> {
-        Ok(Self { from: stage.feeder, input: FEED, output: OFFICE, handler: Handler::of(FEED)? })
+        Ok(Self { from: stage.feeder, input: FEED, output: OFFICE, handler: Handler::of(FEED, stage.processors - 1)? })
     }
 
     /// Sends packets through, so many at least, then measures how many the handling thread carries. The generator runs on
@@ -133,8 +133,8 @@ struct Handler {
 }
 
 impl Handler {
-    /// Gives the interface such a thread, on the last processor.
-    fn of(interface: &str) -> Result<Self> {
+    /// Gives the interface such a thread, on this processor.
+    fn of(interface: &str, processor: usize) -> Result<Self> {
         let prefix = format!("napi/{interface}-");
         let before = threads(&prefix)?;
         std::fs::write(format!("/sys/class/net/{interface}/threaded"), "1").context("threaded NAPI")?;
@@ -142,8 +142,6 @@ impl Handler {
         let (Some(thread), None) = (new.next(), new.next()) else {
             anyhow::bail!("there is not one thread that handles {interface}'s packets");
         };
-        // The last processor: the generator is on the first.
-        let processor = std::thread::available_parallelism()?.get() - 1;
         pin(Pid::from_raw(thread), processor)?;
         let name = format!("ksoftirqd/{processor}");
         let second = threads(&name)?.first().copied().with_context(|| format!("there is no thread {name}"))?;

@@ -73,7 +73,7 @@ impl Part {
         };
         let stage = Stage::new()?;
         pin(Pid::from_raw(0), 0)?;
-        if std::thread::available_parallelism()?.get() == 1 {
+        if stage.processors == 1 {
             // What handles the packets goes before what sends them, lest most get lost on the way.
             // SAFETY: it takes numbers only. A failure leaves things as they are.
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };

@@ -46,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Stage {
     bpffs: tempfile::TempDir,
     _devices: [File; 2],
+    /// Processors that there are: the generator is on the first, what handles its packets on the last.
+    pub processors: usize,
     /// Index of the LAN interface.
     pub lan: u32,
     /// Index of the interface whose packets come in at the LAN.
@@ -125,6 +127,8 @@ impl Stage {
         Ok(Self {
             bpffs,
             _devices: devices,
+            // Before this thread is tied to one of them.
+            processors: std::thread::available_parallelism()?.get(),
             lan: index(LAN)?,
             sender: index(SENDER)?,
             tunnel: index(TUNNEL)?,

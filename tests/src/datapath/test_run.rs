@@ -69,10 +69,13 @@ impl Ours {
 
     /// The first of two copies passes: it doesn't count.
     fn first(&self, frame: &[u8]) -> Result<()> {
-        let program: &SchedClassifier =
-            self.programs.program("tunnel_ingress").context("tunnel_ingress")?.try_into()?;
-        raw::time(program.fd()?.as_fd().as_raw_fd(), frame, self.tunnel, 1)?;
+        raw::time(self.descriptor("tunnel_ingress")?, frame, self.tunnel, 1)?;
         Ok(())
+    }
+
+    fn descriptor(&self, name: &'static str) -> Result<i32> {
+        let program: &SchedClassifier = self.programs.program(name).context(name)?.try_into()?;
+        Ok(program.fd()?.as_fd().as_raw_fd())
     }
 
     fn time(&self, name: &'static str, frame: &[u8], repeat: u32, expected: Verdict) -> Result<f64> {

@@ -11,6 +11,7 @@ use sdwan::engine::types::{SiteId, TunnelKey, UplinkIndex};
 use sdwan::tunnel::{
     BackendKind, DesiredTunnels, PeerDesired, TunnelDesired, TunnelReconciler, UserspaceBackend, kernel_has_wireguard,
 };
+use sdwan_common::abi::PathStats;
 
 use super::desired::{Ports, add_site, desired};
 use super::rounds::median;
@@ -21,6 +22,8 @@ use crate::{mesh, pace};
 
 const SITES: [&str; 2] = ["a", "b"];
 const UPLINK: &str = "isp1";
+/// The gateways' LAN interface.
+const LAN: &str = "lan0";
 /// UDP port of the tunnels, and MTU.
 const PORT: u16 = 51_820;
 const MTU: u16 = 1_420;
@@ -35,19 +38,31 @@ const SLOW_ROUNDS: usize = 3;
 /// More packets than are on their way while programs are taken off.
 const MANY: u64 = 100;
 
-/// The figures of each WireGuard: with our programs, without, and the median of the rounds' ratios.
-const FIGURES: [(BackendKind, [&str; 3]); 2] = [
-    (BackendKind::Kernel, ["datapath.wireguard_mbps", "datapath.wireguard_plain_mbps", "datapath.wireguard_ratio"]),
+/// The figures of each WireGuard: with our programs, without, the median of the rounds' ratios, and how many segments go
+/// through our programs at a time, into the tunnel and out of it: bundles are carried whole.
+const FIGURES: [(BackendKind, [&str; 5]); 2] = [
+    (
+        BackendKind::Kernel,
+        [
+            "datapath.wireguard_mbps",
+            "datapath.wireguard_plain_mbps",
+            "datapath.wireguard_ratio",
+            "datapath.wireguard_segments_out",
+            "datapath.wireguard_segments_in",
+        ],
+    ),
     (
         BackendKind::Userspace,
         [
             "datapath.userspace_wireguard_mbps",
             "datapath.userspace_wireguard_plain_mbps",
             "datapath.userspace_wireguard_ratio",
+            "datapath.userspace_wireguard_segments_out",
+            "datapath.userspace_wireguard_segments_in",
         ],
     ),
 ];
-const UNITS: [&str; 3] = ["Mbit/s", "Mbit/s", ""];
+const UNITS: [&str; 5] = ["Mbit/s", "Mbit/s", "", "segments", "segments"];
 
 /// The names of all figures, with their units.
 pub fn names() -> Vec<(&'static str, &'static str)> {
@@ -75,8 +90,8 @@ pub fn run(figures: &mut Figures, program: Option<&[OsString]>) {
     }
 }
 
-/// Medians of the rates with our programs and without, and of their ratios; and how many rounds these are of.
-fn measure(kind: BackendKind, program: Option<&[OsString]>) -> Result<([f64; 3], u64)> {
+/// The medians of the figures, and how many rounds they are of.
+fn measure(kind: BackendKind, program: Option<&[OsString]>) -> Result<([f64; 5], u64)> {
     if kind == BackendKind::Kernel {
         let there = kernel_has_wireguard()?;
         ensure!(there, "this kernel has no WireGuard: `cargo xtask bench datapath --vm` runs on one that has");
@@ -85,20 +100,26 @@ fn measure(kind: BackendKind, program: Option<&[OsString]>) -> Result<([f64; 3],
     let mut gateways = [Gateway::new(&bed, kind, program, 0)?, Gateway::new(&bed, kind, program, 1)?];
     let [a, b] = SITES.map(|name| bed.site(name).host(0));
     let server = SocketAddr::new(b.v4(), SERVER);
-    let mut rates = [Vec::new(), Vec::new()];
-    let mut ratios = Vec::new();
+    let mut values: [Vec<f64>; 5] = Default::default();
     let rounds = if pace::is_slow() { SLOW_ROUNDS } else { ROUNDS };
     for round in 0..=rounds {
-        let mut pair = [0.0; 2];
+        let (mut pair, mut bundles) = ([0.0; 2], [0.0; 2]);
         // Each goes first as often as the other.
         for step in 0..2 {
             let which = (round + step) % 2;
             for gateway in &mut gateways {
                 if which == 0 { gateway.attach()? } else { gateway.detach()? }
             }
-            let before = gateways[0].counted()?;
+            let before = [gateways[0].outbound()?, gateways[1].inbound()?];
             pair[which] = goodput(a.namespace(), b.namespace(), server)?;
-            let counted = gateways[0].counted()? - before;
+            let after = [gateways[0].outbound()?, gateways[1].inbound()?];
+            let counted = after[0].0 - before[0].0;
+            if which == 0 {
+                bundles = [0, 1].map(|end| {
+                    let packets = (after[end].1 - before[end].1).max(1);
+                    (after[end].0 - before[end].0) as f64 / packets as f64
+                });
+            }
             // The kernel takes programs off a moment after it was told.
             ensure!(
                 (counted > MANY) == (which == 0),
@@ -108,16 +129,19 @@ fn measure(kind: BackendKind, program: Option<&[OsString]>) -> Result<([f64; 3],
         }
         // In the first one keys are exchanged and the path's MTU is learnt.
         if round > 0 {
-            rates.iter_mut().zip(pair).for_each(|(rates, rate)| rates.push(rate));
-            ratios.push(pair[0] / pair[1]);
+            let [out, inward] = bundles;
+            let round = [pair[0], pair[1], pair[0] / pair[1], out, inward];
+            values.iter_mut().zip(round).for_each(|(values, value)| values.push(value));
         }
     }
     for gateway in gateways {
         gateway.remove()?;
     }
-    let [ours, plain] = rates.map(median);
-    let all = ours.zip(plain).zip(median(ratios)).context("no round was measured")?;
-    Ok(([all.0.0, all.0.1, all.1], rounds as u64))
+    let mut medians = [0.0; 5];
+    for (to, values) in medians.iter_mut().zip(values) {
+        *to = median(values).context("no round was measured")?;
+    }
+    Ok((medians, rounds as u64))
 }
 
 /// What arrives of TCP, Mbit/s.
@@ -193,12 +217,22 @@ impl Gateway {
         self.namespace.run(|| super::stage::attach(dataplane, &BTreeSet::new()))?
     }
 
-    /// Packets that our programs have put into the tunnel.
-    fn counted(&self) -> Result<u64> {
+    /// Segments that our programs have put into the tunnel, and packets that the LAN interface has taken in.
+    fn outbound(&self) -> Result<(u64, u64)> {
+        Ok((self.counted(|stats| stats.sent_packets)?, self.namespace.statistic(LAN, "rx_packets")?))
+    }
+
+    /// Segments that have come out of the tunnel, and packets that the LAN interface has sent.
+    fn inbound(&self) -> Result<(u64, u64)> {
+        Ok((self.counted(|stats| stats.received_packets)?, self.namespace.statistic(LAN, "tx_packets")?))
+    }
+
+    fn counted(&self, of: impl Fn(&PathStats) -> u64 + Sync) -> Result<u64> {
         let (layout, numbers) = (self.dataplane.layout(), self.dataplane.path_numbers());
+        let of = &of;
         self.namespace.run(|| {
             let reader = Reader::open(layout)?;
-            numbers.iter().map(|(_, number)| Ok(reader.path_counters(*number)?.stats.sent_packets)).sum()
+            numbers.iter().map(|(_, number)| Ok(of(&reader.path_counters(*number)?.stats))).sum()
         })?
     }
 
@@ -226,8 +260,7 @@ fn reconciler(bed: &Bed, kind: BackendKind, program: Option<&[OsString]>) -> Res
 
 /// Our data path at a gateway, and where it is to be attached.
 fn data_path(site: &Site, other: &Site, tunnel_index: u32) -> Result<(Dataplane, BTreeSet<Attachment>)> {
-    let lan = "lan0";
-    let lan_index = site.ifindex(lan)?;
+    let lan_index = site.ifindex(LAN)?;
     let ports = Ports { lan: vec![lan_index], tunnel: tunnel_index, mtu: MTU };
     let mut wanted = desired(&ports, site.prefixes().into(), 0)?;
     add_site(&mut wanted, 1, other.prefixes().into(), &ports);
@@ -240,9 +273,9 @@ fn data_path(site: &Site, other: &Site, tunnel_index: u32) -> Result<(Dataplane,
     })??;
     let name = tunnel().interface();
     let attachments = [
-        (Direction::Lan, lan_index, lan),
-        (Direction::Tunnel, tunnel_index, &name),
-        (Direction::IntoTunnel, tunnel_index, &name),
+        (Direction::Lan, lan_index, LAN),
+        (Direction::Tunnel, tunnel_index, name.as_str()),
+        (Direction::IntoTunnel, tunnel_index, name.as_str()),
     ];
     let attachments = attachments.map(|(direction, ifindex, interface)| Attachment {
         direction,
