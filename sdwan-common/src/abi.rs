@@ -5,8 +5,10 @@
 //! A change of any layout raises [`ABI_VERSION`], which is part of the pin path.
 
 mod counted;
+mod early;
 
 pub use counted::*;
+pub use early::*;
 
 /// Version of everything in this module.
 pub const ABI_VERSION: u32 = 2;
@@ -480,4 +482,10 @@ layout! {
     Config: 64, 8, events_per_second @ 60;
     EventBudget: 16, 8, withheld @ 12;
     Event: 64, 8, flow @ 24;
+    LanFilter: 32, 8, padding @ 28;
+    Limit: 32, 8, total_burst_ns @ 24;
+    Guard: 152, 8, padding @ 150;
+    SessionKey: 8, 2, padding @ 6;
+    OtherKey: 20, 2, local_port @ 18;
+    SourceKey: 20, 4, kind @ 16;
 }

@@ -32,6 +32,34 @@ counters! {
 }
 
 counters! {
+    /// Index into `early_drops`: packets that the XDP programs dropped.
+    EarlyDropReason {
+        /// A drop rule of the operator's.
+        Rule = "drop_rule",
+        /// An IP header of another version than the frame says, shorter than it may be, or cut off.
+        Header = "malformed_header",
+        /// An IP packet that says it is longer than what came, or shorter than its header.
+        Length = "malformed_length",
+        /// A fragment that ends behind the largest possible packet.
+        Fragment = "malformed_fragment",
+        /// Source and destination are the same address ("land").
+        Land = "source_is_destination",
+        /// A source address that is nobody's.
+        Martian = "martian_source",
+        /// A datagram to a tunnel port that is none of WireGuard's.
+        NotWireguard = "not_wireguard",
+        /// A handshake initiation beyond the limit.
+        Initiation = "initiation_limited",
+        /// A message to a tunnel port, of no session of this gateway, beyond the limit.
+        Session = "unknown_session_limited",
+        /// A fragment of a datagram to a tunnel port beyond the limit.
+        TunnelFragment = "tunnel_fragment_limited",
+        /// A datagram to the port of announcements or path MTU probes beyond the limit.
+        Control = "control_limited",
+    }
+}
+
+counters! {
     /// Index into `passes`: packets that the programs left to the stack. The stack forwards, answers or drops them by
     /// its own rules and counters.
     PassReason {

@@ -4,6 +4,7 @@
 //! - [`copies`]: packets that go by two paths, and how the second copy is known
 //! - [`counters`]: why a packet was dropped or left to the stack, by number and name
 //! - [`classify`]: packet → rule, by bit vectors
+//! - [`guard`]: which datagrams to a tunnel port can be WireGuard's, and how many pass
 //! - [`kernel`]: the oldest kernel that is supported
 //! - [`liveness`]: is a path usable right now
 //! - [`select`]: flow → path, by ranks and weighted rendezvous hashing
@@ -18,6 +19,7 @@ pub mod abi;
 pub mod classify;
 pub mod copies;
 pub mod counters;
+pub mod guard;
 pub mod kernel;
 pub mod liveness;
 pub mod outer;

@@ -1,11 +1,11 @@
 //! Counters, all per CPU.
 
-use aya_ebpf::bindings::{BPF_NOEXIST, TC_ACT_OK, TC_ACT_SHOT};
+use aya_ebpf::bindings::{BPF_NOEXIST, TC_ACT_OK, TC_ACT_SHOT, xdp_action};
 use sdwan_common::abi::MoveKey;
 use sdwan_common::counters::{DropReason, PassReason};
 
 use crate::atomic::fetch_add;
-use crate::maps::{CLASS_STATS, COPY_STATS, DROPS, MOVES, PASSES, PATH_STATS};
+use crate::maps::{CLASS_STATS, COPY_STATS, DROPS, EARLY_DROPS, MOVES, PASSES, PATH_STATS};
 
 /// Counts a packet that goes to the stack, and returns the verdict.
 #[inline(always)]
@@ -25,6 +25,16 @@ pub fn lose(reason: DropReason) -> i32 {
         unsafe { *counter += 1 }
     }
     TC_ACT_SHOT
+}
+
+/// Counts a frame that an XDP program drops, by the number of an `EarlyDropReason`, and returns the verdict.
+#[inline(always)]
+pub fn refuse(reason: u32) -> u32 {
+    if let Some(counter) = EARLY_DROPS.get_ptr_mut(reason) {
+        // SAFETY: as above.
+        unsafe { *counter += 1 }
+    }
+    xdp_action::XDP_DROP
 }
 
 /// Counts a packet that enters a path's tunnel.

@@ -1,9 +1,12 @@
-//! The tc programs of the data path.
+//! The tc and XDP programs of the data path.
 //!
 //! - [`lan_ingress`]: LAN → tunnel. Finds or decides each packet's path and sends the packet into it.
 //! - [`tunnel_ingress`]: tunnel → LAN. Path liveness, the STAMP reflector, and the short way to the LAN.
 //! - [`tunnel_egress`]: into a tunnel. Counts what the stack sends, and writes the counts into the probes.
-//! - [`uplink_egress`]: tunnel → provider. The DSCP of encrypted packets, where the operator wants it.
+//! - [`uplink_egress`]: tunnel → provider. The DSCP of encrypted packets, where the operator wants it, and what the guard
+//!   has to know.
+//! - [`lan_xdp`]: drop rules and malformed packets, at a LAN interface.
+//! - [`wan_xdp`]: the guard of the tunnel ports, at an uplink.
 //!
 //! No program drops what it can't handle: the kernel's stack gets it, and a counter says why. Helpers are those of
 //! Linux 6.1. Packets are read and written through `bpf_skb_load_bytes` and `bpf_skb_store_bytes`, which take care of
@@ -20,7 +23,10 @@ mod decide;
 mod direct;
 mod events;
 mod forward;
+mod frame;
 mod lan_ingress;
+mod lan_xdp;
+mod learn;
 mod maps;
 mod mss;
 mod parse;
@@ -30,6 +36,7 @@ mod tcp_rtt;
 mod tunnel_egress;
 mod tunnel_ingress;
 mod uplink_egress;
+mod wan_xdp;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

@@ -4,11 +4,12 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use sdwan_common::abi::{
-    Address, Class, ClassStats, Config, CopyNumbers, CopyStats, EventBudget, Flow, FlowKey, FragmentKey, FragmentPorts,
-    MAX_RULES, MAX_ZONES, MoveKey, Path, PathLive, PathSet, PathStats, PrefixEntry, Rule, RuleSet, SiteIdentity,
-    SiteLive, TcpRtt, TcpSample, TunnelPathKey, Zone, ZoneKey, capacity,
+    self, Address, Class, ClassStats, Config, CopyNumbers, CopyStats, DROP_PREFIXES, EventBudget, Flow, FlowKey,
+    FragmentKey, FragmentPorts, Guard, LanFilter, MAX_DROP_RULES, MAX_RULES, MAX_ZONES, MoveKey, OtherKey, Path,
+    PathLive, PathSet, PathStats, PrefixEntry, Rule, RuleSet, SessionKey, SiteIdentity, SiteLive, SourceKey, TcpRtt,
+    TcpSample, TunnelPathKey, Zone, ZoneKey, capacity, guard_limit,
 };
-use sdwan_common::counters::{DropReason, PassReason};
+use sdwan_common::counters::{DropReason, EarlyDropReason, PassReason};
 
 use crate::parse::Packet;
 
@@ -127,3 +128,50 @@ pub static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
 
 #[btf_map(name = "config")]
 pub static CONFIG: Array<Config, 1> = Array::new();
+
+#[btf_map(name = "early_drops")]
+pub static EARLY_DROPS: PerCpuArray<u64, { EarlyDropReason::ALL.len() }> = PerCpuArray::new();
+
+#[btf_map(name = "lan_filter")]
+pub static LAN_FILTER: HashMap<ZoneKey, LanFilter, 1_024> = HashMap::new();
+
+#[btf_map(name = "drop_proto")]
+pub static DROP_PROTOCOL: Array<u64, 256> = Array::new();
+
+#[btf_map(name = "drop_sport")]
+pub static DROP_SOURCE_PORT: Array<u64, 65_536> = Array::new();
+
+#[btf_map(name = "drop_dport")]
+pub static DROP_DESTINATION_PORT: Array<u64, 65_536> = Array::new();
+
+#[btf_map(name = "drop_src")]
+pub static DROP_SOURCE: LpmTrie<Address, u64, { DROP_PREFIXES as usize }> = LpmTrie::new();
+
+#[btf_map(name = "drop_dst")]
+pub static DROP_DESTINATION: LpmTrie<Address, u64, { DROP_PREFIXES as usize }> = LpmTrie::new();
+
+#[btf_map(name = "drop_hits")]
+pub static DROP_HITS: PerCpuArray<u64, { 2 * MAX_DROP_RULES }> = PerCpuArray::new();
+
+#[btf_map(name = "guard")]
+pub static GUARD: Array<Guard, 1> = Array::new();
+
+/// Addresses of this machine; the values say nothing.
+#[btf_map(name = "guard_addresses")]
+pub static GUARD_ADDRESSES: HashMap<Address, u32, { abi::GUARD_ADDRESSES as usize }> = HashMap::new();
+
+#[btf_map(name = "guard_sessions")]
+pub static GUARD_SESSIONS: LruHashMap<SessionKey, u64, { abi::GUARD_SESSIONS as usize }> = LruHashMap::new();
+
+/// Addresses that a handshake was sent to, and when, ns.
+#[btf_map(name = "guard_known")]
+pub static GUARD_KNOWN: LruHashMap<Address, u64, { abi::GUARD_SESSIONS as usize }> = LruHashMap::new();
+
+#[btf_map(name = "guard_others")]
+pub static GUARD_OTHERS: LruHashMap<OtherKey, u64, { abi::GUARD_SOURCES as usize }> = LruHashMap::new();
+
+#[btf_map(name = "guard_sources")]
+pub static GUARD_SOURCES: LruHashMap<SourceKey, u64, { abi::GUARD_SOURCES as usize }> = LruHashMap::new();
+
+#[btf_map(name = "guard_totals")]
+pub static GUARD_TOTALS: Array<u64, { guard_limit::COUNT }> = Array::new();

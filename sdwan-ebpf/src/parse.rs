@@ -13,22 +13,22 @@ use crate::skb::{PACKET_HOST, PACKET_OTHERHOST, Skb};
 pub const ETHERNET: u32 = 14;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_QINQ: u16 = 0x88a8;
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
+pub const HOP_BY_HOP: u8 = 0;
+pub const ROUTING: u8 = 43;
+pub const FRAGMENT: u8 = 44;
+pub const AUTHENTICATION: u8 = 51;
 pub const DESTINATION_OPTIONS: u8 = 60;
-const MOBILITY: u8 = 135;
+pub const MOBILITY: u8 = 135;
 /// Extension headers that are walked over. RFC 8200 section 4.1 lists seven, one of them never mixed with ports.
-const MAX_EXTENSIONS: u32 = 6;
+pub const MAX_EXTENSIONS: u32 = 6;
 
 const SYN: u8 = 0x02;
 

@@ -1,4 +1,5 @@
-//! Encrypted packets on their way out: tc egress of each uplink, where the operator wants classes to be seen outside.
+//! Packets on their way out: tc egress of each uplink, where the tunnel ports are guarded, or the operator wants classes to
+//! be seen outside.
 
 use aya_ebpf::bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
@@ -8,14 +9,17 @@ use sdwan_common::outer;
 
 use crate::forward::checksum;
 use crate::lan_ingress::config;
+use crate::learn::learn;
 use crate::parse::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, UDP};
 use crate::skb::Skb;
 
-/// Gives each packet of a tunnel the DSCP of the class inside. Everything else passes as it is, and so does a packet that
+/// Lets the guard learn, and gives each packet of a tunnel the DSCP of the class inside. Everything else passes as it is, and so does a packet that
 /// can't be written.
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    // `None` only says how far it looked.
+    let _ = learn(skb);
     if let Some(dscp) = outer::decode(skb.hash()) {
         let _ = mark(skb, dscp);
     }

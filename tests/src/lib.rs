@@ -28,6 +28,7 @@ pub mod demo;
 pub mod engine;
 pub mod failover;
 pub mod figures;
+pub mod flood;
 pub mod histogram;
 pub mod iperf;
 pub mod mesh;

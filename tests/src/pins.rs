@@ -9,7 +9,26 @@ use sdwan::dataplane::{FormerFlow, Layout};
 use sdwan_common::abi::{Flow, FlowKey};
 
 /// Maps that the former version did not have.
-const NEW: [&str; 3] = ["copy_numbers", "copies_seen", "copy_stats"];
+const NEW: [&str; 18] = [
+    "copy_numbers",
+    "copies_seen",
+    "copy_stats",
+    "early_drops",
+    "lan_filter",
+    "drop_proto",
+    "drop_sport",
+    "drop_dport",
+    "drop_src",
+    "drop_dst",
+    "drop_hits",
+    "guard",
+    "guard_addresses",
+    "guard_sessions",
+    "guard_known",
+    "guard_others",
+    "guard_sources",
+    "guard_totals",
+];
 
 /// Makes the pins in `directory`, which is that of [`Layout::new`], those of ABI version 1. No daemon may run. The programs
 /// that are attached are this version's; they go on with the maps that they have.

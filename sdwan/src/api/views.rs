@@ -116,6 +116,12 @@ pub struct StatusView {
     pub policies: u64,
     /// Packets dropped by the programs, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// Packets that each drop rule dropped, since the rules were last changed.
+    #[serde(default)]
+    pub drop_rules: BTreeMap<String, u64>,
+    /// Interfaces that shall have an XDP program: `native`, or `off: ` and why.
+    #[serde(default)]
+    pub xdp: BTreeMap<String, String>,
     /// Packets left to the stack by the programs, by reason.
     pub passes: BTreeMap<String, u64>,
     /// Announcements refused since the start, by reason.

@@ -86,10 +86,17 @@ pub(super) fn render(status: &StatusView, output: &Output) -> String {
     let attached =
         if status.attached.is_empty() { String::new() } else { format!(" on {}", status.attached.join(", ")) };
     lines.push(("data path", format!("{}{attached}, fast path {}", status.attach_mode, status.fast_path)));
+    if !status.xdp.is_empty() {
+        let states: Vec<String> = status.xdp.iter().map(|(interface, state)| format!("{interface} {state}")).collect();
+        lines.push(("XDP", states.join(", ")));
+    }
     lines.push(("sites", counts(&status.sites)));
     lines.push(("paths", counts(&status.paths)));
     lines.push(("policies", status.policies.to_string()));
     lines.push(("dropped", counts(&status.drops)));
+    if !status.drop_rules.is_empty() {
+        lines.push(("drop rules", counts(&status.drop_rules)));
+    }
     lines.push(("to the stack", counts(&status.passes)));
     lines.push(("refused", counts(&status.refused_announcements)));
     lines.push(("MTU probes", counts(&status.mtu_probes)));

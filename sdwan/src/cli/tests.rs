@@ -77,6 +77,8 @@ fn status() -> StatusView {
         paths: counts(&[("up", 4), ("down", 4)]),
         policies: 4,
         drops: counts(&[("rewrite_failed", 0)]),
+        drop_rules: counts(&[("telnet", 7)]),
+        xdp: BTreeMap::from([("lan0".into(), "native".into()), ("wan0".into(), "off: not supported".into())]),
         passes: counts(&[("ttl_expired", 12), ("too_big", 12_345)]),
         refused_announcements: counts(&[("bad_signature", 3)]),
         stalls: 0,
@@ -196,10 +198,12 @@ overlay:      100.64.7.1
 prefixes:     10.1.0.0/24, 2001:db8:1::/64
 tunnels:      userspace WireGuard
 data path:    tcx on eth1, sdw0-0, fast path both
+XDP:          lan0 native, wan0 off: not supported
 sites:        2 active
 paths:        4 down, 4 up
 policies:     4
 dropped:      none
+drop rules:   7 telnet
 to the stack: 12.3k too_big, 12 ttl_expired
 refused:      3 bad_signature
 MTU probes:   1.2k sent

@@ -4,6 +4,7 @@
 //! [`ConfigError`] that shows every problem with its file, line, column and key. `docs/sdwan.toml` documents every key
 //! and its default; a test holds it equal to [`Config::default`].
 
+mod early;
 mod metrics;
 mod options;
 mod policies;
@@ -25,10 +26,12 @@ use ipnet::IpNet;
 use sdwan_common::abi::capacity;
 use serde::Serialize;
 
+use crate::dataplane::early::DropRule;
 use crate::engine::policy::Policy;
 use crate::engine::settings::Settings;
 use crate::engine::types::{SiteId, UplinkIndex};
 
+pub use early::{GuardConfig, XdpConfig};
 pub use metrics::MetricsConfig;
 pub(crate) use options::from_here;
 pub use options::{LanOption, Options, UplinkOption};
@@ -71,6 +74,10 @@ pub struct Config {
     pub capacity: CapacityConfig,
     /// `[dataplane]`.
     pub dataplane: DataplaneConfig,
+    /// `[xdp]`.
+    pub xdp: XdpConfig,
+    /// `[guard]`.
+    pub guard: GuardConfig,
     /// `[engine]`.
     pub engine: EngineConfig,
     /// `[log]`.
@@ -81,6 +88,9 @@ pub struct Config {
     pub stamp: StampConfig,
     /// `[metrics]`.
     pub metrics: MetricsConfig,
+    /// `[[drop]]`.
+    #[serde(rename = "drop", skip_serializing_if = "Vec::is_empty")]
+    pub drops: Vec<DropRule>,
     /// `[[policy]]`: the file's own; see [`effective_policies`] for all that apply.
     #[serde(rename = "policy", skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
@@ -455,8 +465,11 @@ impl Default for Config {
                 flow_samples: Duration::from_secs(2 * 86_400),
                 max_size: Size(1 << 30),
             },
+            xdp: XdpConfig::default(),
+            guard: GuardConfig::default(),
             stamp: StampConfig::default(),
             metrics: MetricsConfig::default(),
+            drops: Vec::new(),
             policies: Vec::new(),
         }
     }

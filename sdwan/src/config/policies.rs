@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sdwan_common::abi::MAX_RULES;
 
 use super::Config;
+use crate::dataplane::early::WITH_PORTS;
 use crate::engine::policy::{Compilation, CompileError, Match, Policy, Protocol, Sla, compile, default_policies};
 
 /// Something wrong with a policy.
@@ -18,9 +19,6 @@ pub struct PolicyProblem {
     /// What to do about it.
     pub remedy: String,
 }
-
-/// Protocols whose packets carry ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
-const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
 /// The policies that apply, in their order: the built-in ones unless they are switched off or replaced by one of the
 /// same name, the file's, and the stored ones (`sdwan policies add`). Of two with one name the later source wins.

@@ -29,6 +29,11 @@ pub(super) fn read(text: &str, options: &Options) -> (Config, Notes) {
     mtu(&mut config.mtu, root.section(notes_ref, "mtu"), notes_ref);
     capacity(&mut config.capacity, root.section(notes_ref, "capacity"), notes_ref);
     dataplane(&mut config.dataplane, root.section(notes_ref, "dataplane"), notes_ref);
+    early::read_xdp(&mut config.xdp, root.section(notes_ref, "xdp"), notes_ref);
+    early::read_guard(&mut config.guard, root.section(notes_ref, "guard"), notes_ref);
+    for (path, element) in root.elements(notes_ref, "drop") {
+        config.drops.extend(deserialize(notes_ref, &path, element, "a table"));
+    }
     engine(&mut config.engine, root.section(notes_ref, "engine"), notes_ref);
     log(&mut config.log, root.section(notes_ref, "log"), notes_ref);
     store(&mut config.store, root.section(notes_ref, "store"), notes_ref);

@@ -113,8 +113,33 @@ fn all_errors_are_shown_together_in_the_order_of_the_file() {
 fn each_bad_input_is_refused_at_its_key() {
     let uplink = |rest: &str| format!("[[uplink]]\nname = \"a\"\ninterface = \"eth0\"\n{rest}");
     let policy = |rest: &str| format!("[[policy]]\nname = \"p\"\npriority = 5\n{rest}");
+    let rule = |rest: &str| format!("[[drop]]\nname = \"r\"\n{rest}");
     let table: Vec<(String, &str, &str)> = vec![
         ("[site]\nname = \"Head Quarters\"".into(), "site.name", "can't be the name of a site"),
+        (rule(""), "drop[0]", "would drop everything"),
+        (rule("sources = [\"10.1.0.5/24\"]"), "drop[0].sources[0]", "has bits set past its length"),
+        (rule("protocols = [\"icmp\"]\nsource_ports = [7]"), "drop[0].protocols", "icmp has no ports"),
+        (
+            rule("sources = [\"10.0.0.0/8\"]\ndestinations = [\"fd00::/8\"]"),
+            "drop[0].destinations",
+            "different IP versions",
+        ),
+        (rule("zones = [\"voice\"]"), "drop[0].zones", "no LAN interface is in zone"),
+        (
+            format!("[lan]\ninterfaces = [\"eth1\"]\n{}", rule("interfaces = [\"eth2\"]")),
+            "drop[0].interfaces",
+            "eth2 is no interface of the LAN",
+        ),
+        ("[[drop]]\nname = \"A b\"\nprotocols = [6]".into(), "drop[0].name", "can't be the name of a drop rule"),
+        (
+            format!("{}\n{}", rule("protocols = [6]"), rule("protocols = [17]")),
+            "drop[1].name",
+            "there are two drop rules named",
+        ),
+        (format!("[xdp]\nmode = \"off\"\n{}", rule("protocols = [6]")), "drop[0]", "XDP, which is off"),
+        ("[xdp]\nmode = \"generic\"".into(), "xdp.mode", "expected"),
+        ("[guard]\nsource_control_pps = 0".into(), "guard.source_control_pps", "out of range"),
+        ("[guard]\nlearn = \"2h\"".into(), "guard.learn", "out of range"),
         ("[site]\nid = \"12\"".into(), "site.id", "is not a site id: expected 32 hexadecimal digits"),
         ("[site]\nprefixes = [\"10.1.0.5/24\"]".into(), "site.prefixes[0]", "has bits set past its length"),
         ("[site]\nprefixes = [\"10.1.0.0/33\"]".into(), "site.prefixes[0]", "invalid"),

@@ -30,6 +30,7 @@ pub(super) fn validate(config: &Config, notes: &mut Notes) {
         let remedy = "write error, warn, info, debug, trace, or directives such as \"info,sdwan::tunnel=debug\"";
         notes.problem("log.level", format!("{:?} is not a level", config.log.level), remedy);
     }
+    early::validate(config, notes);
     policies(config, notes);
 }
 
@@ -338,14 +339,14 @@ fn policies(config: &Config, notes: &mut Notes) {
     }
 }
 
-fn between(key: &str, value: Duration, least: Duration, most: Duration, notes: &mut Notes) {
+pub(super) fn between(key: &str, value: Duration, least: Duration, most: Duration, notes: &mut Notes) {
     if !(least..=most).contains(&value) {
         let message = format!("{} is out of range", units::Span(value));
         notes.problem(key, message, format!("write a duration in {}..={}", units::Span(least), units::Span(most)));
     }
 }
 
-fn range(key: &str, value: u32, least: u32, most: u32, notes: &mut Notes) {
+pub(super) fn range(key: &str, value: u32, least: u32, most: u32, notes: &mut Notes) {
     if !(least..=most).contains(&value) {
         notes.problem(key, format!("{value} is out of range"), format!("write a number in {least}..={most}"));
     }

@@ -16,7 +16,7 @@ use crate::api::answer::{test_policy, these};
 use crate::api::request::{FlowFilter, Refusal, Reply, Request};
 use crate::api::views::{CopiesView, DoneView, Health, PolicyView, StatusView, VERSION};
 use crate::config::Inadmissible;
-use crate::dataplane::Reader;
+use crate::dataplane::{Reader, XdpState};
 use crate::engine::events::{EngineEvent, EventKind};
 use crate::engine::path::PathState;
 use crate::engine::policy::Mode;
@@ -184,6 +184,8 @@ impl Core {
             decisions: views::decisions(&self.outbox.plane.delays()),
             policies: self.engine.compilation().policies.len() as u64,
             drops: named(reader.drops()),
+            drop_rules: self.drop_rules(),
+            xdp: self.plane_status.xdp.iter().map(|(interface, state)| (interface.clone(), xdp_text(state))).collect(),
             passes: named(reader.passes()),
             refused_announcements: refused.filter(|(_, count)| *count > 0).collect(),
             internal_drops: internal.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
@@ -194,6 +196,28 @@ impl Core {
             mtu_probes: self.outbox.mtu.counters.all().into_iter().map(|(name, count)| (name.into(), count)).collect(),
             store,
         }
+    }
+
+    fn drop_rules(&self) -> BTreeMap<String, u64> {
+        let rules = &self.config.drops;
+        let hits = self.reader.drop_hits(rules.len()).unwrap_or_default();
+        rules.iter().map(|rule| rule.name.clone()).zip(hits).collect()
+    }
+
+    /// LAN interfaces at which drop rules are wanted and can't be carried out.
+    fn rules_not_in_force(&self) -> Vec<String> {
+        let ruled = |interface: &str| {
+            let ifindex = self.snapshot.link(interface).map(|link| link.ifindex);
+            !self.config.drops.is_empty() && self.lan.iter().any(|lan| Some(lan.ifindex) == ifindex)
+        };
+        let off = self.plane_status.xdp.iter().filter(|(interface, _)| ruled(interface));
+        let text = |(interface, state): (&String, &XdpState)| match state {
+            XdpState::Native => None,
+            XdpState::Off(why) => Some(format!(
+                "the drop rules are not in force on {interface}, which takes no XDP program: {why}; use the firewall there"
+            )),
+        };
+        off.filter_map(text).collect()
     }
 
     fn health(&self, store: &crate::store::StoreHealth) -> (Health, Vec<String>) {
@@ -226,6 +250,7 @@ impl Core {
                     .into(),
             );
         }
+        degraded.extend(self.rules_not_in_force());
         let health = match (failing.is_empty(), degraded.is_empty()) {
             (false, _) => Health::Failing,
             (true, false) => Health::Degraded,
@@ -249,4 +274,11 @@ fn refusal(error: policies::Error) -> Refusal {
 fn copies_view(stats: CopyStats) -> CopiesView {
     let CopyStats { packets, bytes, alone, unmarked } = stats;
     CopiesView { packets, bytes, alone, unmarked }
+}
+
+fn xdp_text(state: &XdpState) -> String {
+    match state {
+        XdpState::Native => "native".into(),
+        XdpState::Off(why) => format!("off: {why}"),
+    }
 }

@@ -222,6 +222,7 @@ impl Core {
         }
         let snapshot = inbox.snapshots.borrow_and_update().clone();
         self.network_changed(snapshot);
+        self.guard_first().await;
         self.recall(&mut inbox).await;
         self.publish();
         loop {

@@ -3,16 +3,17 @@
 //! Orders come in one queue, in their order: a path that goes down after a full state was computed must not come up
 //! again when that state is applied.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::dataplane::desired::{Change, Desired};
-use crate::dataplane::{Attachment, Dataplane, Error};
+use crate::dataplane::early::EarlyDesired;
+use crate::dataplane::{Attachment, Dataplane, Error, XdpState};
 use crate::engine::Time;
 use crate::engine::estimate::{SPANS, Span, SpanQuality};
 use crate::engine::types::PathKey;
@@ -34,7 +35,9 @@ pub enum Cause {
 #[derive(Debug)]
 pub enum Order {
     /// Make everything so.
-    Apply(Arc<Desired>, Arc<BTreeSet<Attachment>>),
+    Apply(Arc<Desired>, Arc<EarlyDesired>, Arc<BTreeSet<Attachment>>),
+    /// Guard the uplinks before there is a tunnel; the asker waits for it.
+    Guard(Arc<EarlyDesired>, Arc<BTreeSet<Attachment>>, oneshot::Sender<()>),
     /// Make these changes.
     Change(Vec<Change>, Cause),
     /// The daemon probes.
@@ -52,6 +55,8 @@ pub struct PlaneStatus {
     pub mode: &'static str,
     /// Interfaces with a program.
     pub attached: Vec<String>,
+    /// How XDP does on each interface that shall have it.
+    pub xdp: BTreeMap<String, XdpState>,
     /// What went wrong in the last run, one sentence each.
     pub errors: Vec<String>,
     /// Whether a full state was applied.
@@ -140,11 +145,20 @@ impl Drop for Plane {
 fn run(mut dataplane: Dataplane, queue: Receiver<Order>, status: watch::Sender<PlaneStatus>, delays: &Delays) {
     while let Ok(order) = queue.recv() {
         let outcome = match order {
-            Order::Apply(desired, attachments) => {
-                apply(&mut dataplane, &desired, &attachments, &status);
+            Order::Apply(desired, early, attachments) => {
+                apply(&mut dataplane, &desired, &early, &attachments, &status);
                 Ok(())
             }
             Order::Change(changes, cause) => dataplane.change(&changes).inspect(|()| delays.add(cause)),
+            Order::Guard(early, attachments, done) => {
+                dataplane.attach(&attachments).into_iter().for_each(|error| warn!("{error}"));
+                // There is no session yet that it could have missed.
+                let _ = dataplane.take_new_uplink();
+                let outcome = dataplane.apply_early(&early, clock::now());
+                // The asker may have ended meanwhile.
+                let _ = done.send(());
+                outcome
+            }
             Order::Heartbeat(now) => dataplane.heartbeat(now, clock::wall_clock()),
             Order::Stop => return,
         };
@@ -157,6 +171,7 @@ fn run(mut dataplane: Dataplane, queue: Receiver<Order>, status: watch::Sender<P
 fn apply(
     dataplane: &mut Dataplane,
     desired: &Desired,
+    early: &EarlyDesired,
     attachments: &BTreeSet<Attachment>,
     status: &watch::Sender<PlaneStatus>,
 ) {
@@ -165,14 +180,23 @@ fn apply(
     if let Err(error) = dataplane.apply(desired) {
         errors.push(error);
     }
+    if let Err(error) = dataplane.apply_early(early, clock::now()) {
+        errors.push(error);
+    }
     errors.extend(dataplane.attach(attachments));
+    // A handshake may have left by that uplink a moment before.
+    if dataplane.take_new_uplink()
+        && let Err(error) = dataplane.relearn(clock::now())
+    {
+        errors.push(error);
+    }
     let errors: Vec<String> = errors.iter().map(describe).collect();
     let former = status.borrow().clone();
     for error in errors.iter().filter(|error| !former.errors.contains(error)) {
         warn!("{error}");
     }
     let mut attached: Vec<String> = Vec::new();
-    for Attachment { interface, .. } in attachments {
+    for Attachment { interface, .. } in attachments.iter().filter(|attachment| attachment.direction.always()) {
         if !attached.contains(interface) {
             attached.push(interface.clone());
         }
@@ -184,6 +208,7 @@ fn apply(
         numbers: dataplane.path_numbers(),
         mode: dataplane.mode().name(),
         attached,
+        xdp: dataplane.xdp().clone(),
         errors,
         applied: true,
     });

@@ -1,21 +1,26 @@
 //! What follows from the engine's decisions: what can't wait goes to the data path at once, change by change; everything
 //! that should be goes to the reconcilers, which find the differences.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::adoption::Phase;
 use super::core::Core;
 use super::desired;
+use super::early;
 use super::plane::{Cause, Order};
 use super::routes::RouteInput;
+use crate::dataplane::Attachment;
+use crate::dataplane::early::EarlyDesired;
 use crate::engine::Time;
 use crate::engine::input::Changes;
 use crate::engine::path::PathState;
 use crate::measure::clock;
-use crate::tunnel::BackendKind;
+use crate::tunnel::{BackendKind, tunnel_of_interface};
 
 /// Making a whole state takes at most one part of so many of the core's time: in a large mesh, changes that follow each other
 /// share one, and hardly an answer comes while one is made.
@@ -152,10 +157,41 @@ impl Core {
         let outer_dscp = self.marks_outer();
         let (lan, clock) = (&self.lan, clock::wall_clock());
         let maps = desired::maps(&self.engine, &self.identity, &self.config, lan, &self.interfaces, outer_dscp, clock);
-        let marked = if outer_dscp { self.engine.uplinks() } else { &[] };
-        let attachments = desired::attachments(&self.lan, &self.interfaces, marked, &self.snapshot);
+        let early = self.early();
+        let attachments = self.attachments(&early);
         self.publishing.refused = false;
-        self.order(Order::Apply(Arc::new(maps), Arc::new(attachments)));
+        self.order(Order::Apply(Arc::new(maps), Arc::new(early), Arc::new(attachments)));
+    }
+
+    /// Without a tunnel there is no session that the guard could have missed the beginning of: attached before the first one
+    /// is made, it recognises all of them, and needs no time to learn.
+    pub(super) async fn guard_first(&mut self) {
+        if self.snapshot.links.values().any(|link| tunnel_of_interface(&link.name).is_some()) {
+            return;
+        }
+        let mut early = self.early();
+        early.guard.iter_mut().for_each(|guard| guard.learn = Duration::ZERO);
+        let attachments = self.attachments(&early);
+        let (done, guarded) = oneshot::channel();
+        self.order(Order::Guard(Arc::new(early), Arc::new(attachments), done));
+        // An error means that the thread has ended; what follows will show it.
+        let _ = guarded.await;
+    }
+
+    /// What the XDP programs should know.
+    fn early(&self) -> EarlyDesired {
+        let wanted = self.engine.sites().flat_map(|site| site.paths().map(|(tunnel, _)| tunnel));
+        let tunnels = self.interfaces.keys().copied().chain(wanted).collect();
+        early::desired(&self.config, &self.lan, tunnels, &self.snapshot)
+    }
+
+    /// Which programs hang where.
+    fn attachments(&self, early: &EarlyDesired) -> BTreeSet<Attachment> {
+        let uplinks = self.engine.uplinks();
+        let marked = if self.marks_outer() { uplinks } else { &[] };
+        let mut attachments = desired::attachments(&self.lan, &self.interfaces, marked, &self.snapshot);
+        attachments.extend(early::attachments(&self.config, early, uplinks, &self.snapshot));
+        attachments
     }
 
     /// Whether encrypted packets get the DSCP of their class: another WireGuard than the kernel's keeps nothing of the

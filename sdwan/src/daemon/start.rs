@@ -262,7 +262,8 @@ impl Drop for StampTask {
 
 impl Running {
     async fn open(config: &Config, grounds: Grounds, stamp: Listener, monitor: &Monitor) -> Result<Self, StartError> {
-        let dataplane = Dataplane::open(&dataplane_settings(config))?;
+        let mut dataplane = Dataplane::open(&dataplane_settings(config))?;
+        dataplane.set_xdp_mode(config.xdp.mode);
         let reconciler = TunnelReconciler::new(open_backend(grounds.backend, None)?);
         let network = Network::connect()?;
         let overlay = grounds.identity.overlay;

@@ -77,6 +77,17 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The drop rules name too many prefixes.
+    #[error(
+        "the drop rules name {wanted} prefixes, those that they replace included, and there is room for {capacity}: \
+         merge prefixes; after many changes at once, restart the daemon once more"
+    )]
+    DropPrefixes {
+        /// How many there are.
+        wanted: usize,
+        /// How many fit.
+        capacity: u32,
+    },
     /// More things than a map has room for.
     #[error("{what}: {wanted} are needed, and the data path is set up for {capacity}: raise `{key}` in [dataplane]")]
     Full {

@@ -5,16 +5,17 @@ use std::mem::size_of;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, MapError};
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Map;
 use aya_obj::generated::bpf_map_type;
 use sdwan_common::abi::{
-    self, ABI_VERSION, Class, ClassStats, Config, CopyNumbers, CopyStats, Flow, FlowKey, FragmentKey, FragmentPorts,
-    MAX_RULES, MAX_ZONES, MoveKey, PathLive, PathSet, PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SiteIdentity,
-    SiteLive, TcpRtt, TcpSample, TunnelPathKey, Zone, ZoneKey, capacity,
+    self, ABI_VERSION, Address, Class, ClassStats, Config, CopyNumbers, CopyStats, Flow, FlowKey, FragmentKey,
+    FragmentPorts, Guard, LanFilter, MAX_DROP_RULES, MAX_RULES, MAX_ZONES, MoveKey, OtherKey, PathLive, PathSet,
+    PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SessionKey, SiteIdentity, SiteLive, SourceKey, TcpRtt, TcpSample,
+    TunnelPathKey, Zone, ZoneKey, capacity, guard_limit,
 };
-use sdwan_common::counters::{DropReason, PassReason};
+use sdwan_common::counters::{DropReason, EarlyDropReason, PassReason};
 use tracing::info;
 
 use super::Error;
@@ -180,6 +181,21 @@ fn shapes(capacities: &Capacities) -> Vec<Shape> {
         shape::<u32, u64>("passes", PassReason::ALL.len() as u32),
         Shape("events", 0, 0, capacity::EVENTS_BYTES),
         shape::<u32, Config>("config", 1),
+        shape::<u32, u64>("early_drops", EarlyDropReason::ALL.len() as u32),
+        shape::<ZoneKey, LanFilter>("lan_filter", 1_024),
+        shape::<u32, u64>("drop_proto", 256),
+        shape::<u32, u64>("drop_sport", 65_536),
+        shape::<u32, u64>("drop_dport", 65_536),
+        shape::<PrefixKey, u64>("drop_src", abi::DROP_PREFIXES),
+        shape::<PrefixKey, u64>("drop_dst", abi::DROP_PREFIXES),
+        shape::<u32, u64>("drop_hits", 2 * MAX_DROP_RULES as u32),
+        shape::<u32, Guard>("guard", 1),
+        shape::<Address, u32>("guard_addresses", abi::GUARD_ADDRESSES),
+        shape::<SessionKey, u64>("guard_sessions", abi::GUARD_SESSIONS),
+        shape::<Address, u64>("guard_known", abi::GUARD_SESSIONS),
+        shape::<OtherKey, u64>("guard_others", abi::GUARD_SOURCES),
+        shape::<SourceKey, u64>("guard_sources", abi::GUARD_SOURCES),
+        shape::<u32, u64>("guard_totals", guard_limit::COUNT as u32),
     ]
 }
 
@@ -205,11 +221,11 @@ pub(super) fn load(layout: &Layout, capacities: &Capacities, tcp_rtt_per_second:
     inherit::copy(layout)?;
     for direction in Direction::ALL {
         let name = direction.program();
-        program(&mut object, name)?.load().map_err(|source| Error::Program {
-            action: "load",
-            program: name,
-            source,
-        })?;
+        let loaded = match direction.tc() {
+            Some(_) => program(&mut object, name)?.load(),
+            None => xdp(&mut object, name)?.load(),
+        };
+        loaded.map_err(|source| Error::Program { action: "load", program: name, source })?;
     }
     Ok(object)
 }
@@ -237,7 +253,13 @@ fn make_daemon_maps(layout: &Layout, shapes: &[Shape]) -> Result<(), Error> {
     Ok(())
 }
 
-/// One of the programs.
+/// One of the XDP programs.
+pub(super) fn xdp<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
+    let program = object.program_mut(name).ok_or_else(|| Error::Missing(format!("program {name}")))?;
+    program.try_into().map_err(|source| Error::Program { action: "use", program: name, source })
+}
+
+/// One of the tc programs.
 pub(super) fn program<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
     let program = object.program_mut(name).ok_or_else(|| Error::Missing(format!("program {name}")))?;
     program.try_into().map_err(|source| Error::Program { action: "use", program: name, source })

@@ -6,6 +6,7 @@
 
 mod attach;
 pub mod desired;
+pub mod early;
 mod error;
 mod events;
 mod inherit;
@@ -21,7 +22,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use attach::{AttachMode, Attachment, Direction};
+pub use attach::{AttachMode, Attachment, Direction, XdpState};
 pub use error::Error;
 pub use events::{EventStream, PlaneEvent};
 pub use inherit::FormerFlow;

@@ -1,12 +1,13 @@
 //! The data path as one thing: programs, attachments, maps.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use aya::Ebpf;
 
-use super::attach::{AttachMode, Attacher, Attachment};
+use super::attach::{AttachMode, Attacher, Attachment, XdpState};
 use super::desired::{Change, Desired, WallClock};
+use super::early::{EarlyDesired, EarlyMaps, XdpMode};
 use super::load::{Capacities, Layout, load, open};
 use super::tables::{KernelArray, KernelHash, KernelPerCpu, KernelTrie, Tables};
 use super::{Error, Reconciler};
@@ -29,6 +30,7 @@ pub struct Dataplane {
     object: Ebpf,
     attacher: Attacher,
     reconciler: Reconciler,
+    early: EarlyMaps,
     layout: Layout,
 }
 
@@ -49,8 +51,9 @@ impl Dataplane {
         let layout = Layout::new(&settings.directory);
         let object = load(&layout, &settings.capacities, settings.tcp_rtt_per_second)?;
         let reconciler = Reconciler::new(tables(&layout)?, settings.capacities)?;
+        let early = EarlyMaps::open(&layout)?;
         let attacher = Attacher::new(layout.clone(), mode);
-        Ok(Self { object, attacher, reconciler, layout })
+        Ok(Self { object, attacher, reconciler, early, layout })
     }
 
     /// Where the pins are.
@@ -78,9 +81,34 @@ impl Dataplane {
         self.reconciler.apply(desired)
     }
 
+    /// Makes the maps of the XDP programs what is desired.
+    pub fn apply_early(&mut self, desired: &EarlyDesired, now: Time) -> Result<(), Error> {
+        self.early.apply(desired, now)
+    }
+
+    /// Whether an interface without native XDP is an error. Before the first [`Self::attach`] it is none.
+    pub fn set_xdp_mode(&mut self, mode: XdpMode) {
+        self.attacher.set_xdp_mode(mode);
+    }
+
+    /// How XDP does on each interface that shall have it.
+    pub fn xdp(&self) -> &BTreeMap<String, XdpState> {
+        self.attacher.xdp()
+    }
+
     /// Attaches to these interfaces and no others; the errors of those that failed.
     pub fn attach(&mut self, wanted: &BTreeSet<Attachment>) -> Vec<Error> {
         self.attacher.reconcile(&mut self.object, wanted)
+    }
+
+    /// Whether `uplink_egress` came to an interface where it wasn't before, since this was last asked.
+    pub fn take_new_uplink(&self) -> bool {
+        self.attacher.take_new_uplink()
+    }
+
+    /// The guard may have missed how sessions began: it learns anew.
+    pub fn relearn(&mut self, now: Time) -> Result<(), Error> {
+        self.early.relearn(now)
     }
 
     /// Makes single changes.

@@ -6,10 +6,10 @@ use std::time::Duration;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::util::nr_cpus;
 use sdwan_common::abi::{
-    ClassStats, Config, CopyStats, Flow, FlowKey, MoveKey, Path, PathLive, PathSet, PathStats, SiteIdentity, SiteLive,
-    TcpRtt, capacity, path_state,
+    ClassStats, Config, CopyStats, Flow, FlowKey, LanFilter, MAX_DROP_RULES, MoveKey, Path, PathLive, PathSet,
+    PathStats, SiteIdentity, SiteLive, TcpRtt, ZoneKey, capacity, path_state,
 };
-use sdwan_common::counters::{DropReason, PassReason};
+use sdwan_common::counters::{DropReason, EarlyDropReason, PassReason};
 
 use super::Error;
 use super::load::{Layout, open};
@@ -82,6 +82,9 @@ pub struct Reader {
     class_stats: PerCpuArray<MapData, ClassStats>,
     copy_stats: PerCpuArray<MapData, CopyStats>,
     drops: PerCpuArray<MapData, u64>,
+    early_drops: PerCpuArray<MapData, u64>,
+    drop_hits: PerCpuArray<MapData, u64>,
+    lan_filter: HashMap<MapData, ZoneKey, LanFilter>,
     passes: PerCpuArray<MapData, u64>,
     config: Array<MapData, Config>,
 }
@@ -112,6 +115,10 @@ impl Reader {
             class_stats: per_cpu(layout, "class_stats")?,
             copy_stats: per_cpu(layout, "copy_stats")?,
             drops: per_cpu(layout, "drops")?,
+            early_drops: per_cpu(layout, "early_drops")?,
+            drop_hits: per_cpu(layout, "drop_hits")?,
+            lan_filter: HashMap::try_from(Map::HashMap(open(layout, "lan_filter")?))
+                .map_err(fail("open", "lan_filter"))?,
             passes: per_cpu(layout, "passes")?,
             config: array(layout, "config")?,
         })
@@ -260,7 +267,24 @@ impl Reader {
     /// Packets that the programs dropped, by reason.
     pub fn drops(&self) -> Result<Vec<(&'static str, u64)>, Error> {
         let names = DropReason::ALL.iter().map(|reason| reason.name());
-        counters(&self.drops, "drops", names)
+        let mut drops = counters(&self.drops, "drops", names)?;
+        let names = EarlyDropReason::ALL.iter().map(|reason| reason.name());
+        drops.extend(counters(&self.early_drops, "early_drops", names)?);
+        Ok(drops)
+    }
+
+    /// Packets that each of the first `rules` drop rules dropped since the rules were last changed.
+    pub fn drop_hits(&self, rules: usize) -> Result<Vec<u64>, Error> {
+        let mut used = 0;
+        for filter in self.lan_filter.iter() {
+            used |= filter.map_err(fail("read", "lan_filter"))?.1.rules;
+        }
+        let first = if used >> MAX_DROP_RULES != 0 { MAX_DROP_RULES } else { 0 };
+        let hits = |number: usize| {
+            let values = self.drop_hits.get(&((first + number) as u32), 0).map_err(fail("read", "drop_hits"))?;
+            Ok(values.iter().sum())
+        };
+        (0..rules.min(MAX_DROP_RULES)).map(hits).collect()
     }
 
     /// Packets that the programs left to the stack, by reason.

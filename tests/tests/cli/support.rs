@@ -201,6 +201,8 @@ fn status(health: Health, store: &Store) -> StatusView {
         paths: Default::default(),
         policies: 4,
         drops: Default::default(),
+        drop_rules: Default::default(),
+        xdp: Default::default(),
         passes: Default::default(),
         refused_announcements: Default::default(),
         stalls: 0,

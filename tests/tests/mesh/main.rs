@@ -11,6 +11,7 @@ mod failover;
 mod families;
 mod fast_path;
 mod faults;
+mod guard;
 mod hard_failures;
 mod marking;
 mod metrics;

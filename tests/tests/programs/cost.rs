@@ -3,15 +3,15 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::programs::SchedClassifier;
-use sdwan_common::abi::{Config, fast_path};
+use sdwan_common::abi::{Config, LanFilter, ZoneKey, fast_path, lan_filter_flag};
 use sdwan_common::stamp::{Extension, PORT, encode_probe};
 use sdwan_tests::datapath::raw;
 use sdwan_tests::pace::paced;
 
-use crate::load::{PROGRAMS, Programs, privileged};
+use crate::load::{PROGRAMS, Programs, XDP_PROGRAMS, privileged};
 use crate::mesh::{OWN_OVERLAY, THEIR_OVERLAY, mesh};
 use crate::packets::{Spec, Transport};
-use crate::run::time;
+use crate::run::{frame_time, time};
 use crate::tunnel::question;
 
 /// The kernel stops at a million.
@@ -30,8 +30,9 @@ fn all_programs_are_far_from_the_verifiers_limit() {
         return;
     }
     let programs = Programs::load(0);
-    for name in PROGRAMS {
-        let info = programs.program(name).info().expect(name);
+    let tc = PROGRAMS.map(|name| (name, programs.program(name).info().expect(name)));
+    let xdp = XDP_PROGRAMS.map(|name| (name, programs.xdp(name).info().expect(name)));
+    for (name, info) in tc.into_iter().chain(xdp) {
         let verified = info.verified_instruction_count().expect("Linux 5.16");
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel has a release");
         let bytes = info.size_translated().expect("loaded");
@@ -105,6 +106,36 @@ fn what_a_tunnels_programs_cost_is_told() {
     let best =
         (0..5).map(|_| time(programs.program("tunnel_ingress"), &answer.frame(), at_pace(100_000)).as_nanos()).min();
     println!("tunnel_ingress, an answer with counters: {} ns/packet", best.expect("five"));
+}
+
+/// What each frame of the LAN and of an uplink pays, and what a dropped one costs. For people.
+#[test]
+fn what_the_xdp_programs_cost_is_told() {
+    if !privileged("what_the_xdp_programs_cost_is_told") {
+        return;
+    }
+    let mut programs = crate::guard::guarded();
+    let filter = LanFilter { flags: lan_filter_flag::MALFORMED, ..LanFilter::default() };
+    let key = ZoneKey { ifindex: 1, vlan: 0 };
+    programs.hash::<ZoneKey, LanFilter>("lan_filter").insert(key, filter, 0).expect("it fits");
+    crate::guard::send(&programs, 51_830, "198.51.100.7", 1, crate::guard::message_of(1, 148, 0x11, 0));
+    let inbound = |payload| crate::guard::from("198.51.100.7", 51_830, payload).frame();
+    for (program, what, data) in [
+        ("lan_xdp", "IPv4, passed", Spec::v4(Transport::Udp(1, 443)).frame()),
+        ("lan_xdp", "IPv6, passed", Spec::v6(Transport::Udp(1, 443)).frame()),
+        ("wan_xdp", "another port", crate::guard::from("198.51.100.7", 443, vec![0; 64]).frame()),
+        ("wan_xdp", "data of a session", inbound(crate::guard::message_of(4, 64, 0x11, 0))),
+        ("wan_xdp", "data of no session, dropped", inbound(crate::guard::message_of(4, 64, 0x12, 0))),
+        ("wan_xdp", "an initiation, dropped", inbound(crate::guard::message_of(1, 148, 1, 0))),
+        ("wan_xdp", "garbage, dropped", inbound(vec![0; 64])),
+    ] {
+        let times = (0..5).map(|_| frame_time(programs.xdp(program), &data, at_pace(200_000)).as_nanos());
+        println!("{program}, {what}: {} ns/packet", times.min().expect("five"));
+    }
+    let out = Spec::between("192.0.2.1", "198.51.100.7", Transport::Udp(51_830, 1))
+        .with(|spec| spec.payload = crate::guard::message_of(4, 64, 7, 7));
+    let best = (0..5).map(|_| time(programs.program("uplink_egress"), &out.frame(), at_pace(200_000)).as_nanos()).min();
+    println!("uplink_egress, data that leaves: {} ns/packet", best.expect("five"));
 }
 
 fn at_pace(number: u32) -> u32 {

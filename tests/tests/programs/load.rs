@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use nix::time::{ClockId, clock_gettime};
 use sdwan_common::abi::*;
@@ -45,8 +45,19 @@ pub fn ago(ns: u64) -> u64 {
     }
 }
 
-/// Every program.
+/// Every XDP program.
+pub const XDP_PROGRAMS: [&str; 2] = ["lan_xdp", "wan_xdp"];
+
+/// Every tc program.
 pub const PROGRAMS: [&str; 4] = ["lan_ingress", "tunnel_ingress", "tunnel_egress", "uplink_egress"];
+
+fn expect_loaded(name: &str, loaded: Result<(), ProgramError>) {
+    match loaded {
+        Ok(()) => {}
+        Err(ProgramError::LoadError { io_error, verifier_log }) => panic!("{name}: {io_error}\n{verifier_log}"),
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
 
 /// The loaded object.
 pub struct Programs {
@@ -63,13 +74,11 @@ impl Programs {
         let mut ebpf = loader.load(&object).expect("the object can be loaded");
         for name in PROGRAMS {
             let program: &mut SchedClassifier = ebpf.program_mut(name).expect(name).try_into().expect(name);
-            match program.load() {
-                Ok(()) => {}
-                Err(ProgramError::LoadError { io_error, verifier_log }) => {
-                    panic!("{name}: {io_error}\n{verifier_log}")
-                }
-                Err(error) => panic!("{name}: {error}"),
-            }
+            expect_loaded(name, program.load());
+        }
+        for name in XDP_PROGRAMS {
+            let program: &mut Xdp = ebpf.program_mut(name).expect(name).try_into().expect(name);
+            expect_loaded(name, program.load());
         }
         Self { ebpf }
     }
@@ -79,6 +88,10 @@ impl Programs {
     }
 
     pub fn program(&self, name: &str) -> &SchedClassifier {
+        self.ebpf.program(name).expect(name).try_into().expect(name)
+    }
+
+    pub fn xdp(&self, name: &str) -> &Xdp {
         self.ebpf.program(name).expect(name).try_into().expect(name)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 
 pub const OK: u32 = 0;
 pub const REDIRECT: u32 = 7;
@@ -43,6 +43,25 @@ pub fn run(program: &SchedClassifier, data: &[u8], context: Context) -> Outcome 
     out.truncate(result.data_size_out as usize);
     let mark = u32::from_ne_bytes(output[MARK..][..4].try_into().expect("4 bytes"));
     Outcome { verdict: result.return_value, data: out, mark }
+}
+
+/// A frame through an XDP program.
+pub fn frame(program: &Xdp, data: &[u8]) -> Outcome {
+    let mut out = vec![0; data.len() + 64];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(data);
+    options.data_out = Some(&mut out);
+    let result = program.test_run(options).expect("the test-run takes the frame");
+    out.truncate(result.data_size_out as usize);
+    Outcome { verdict: result.return_value, data: out, mark: 0 }
+}
+
+/// Mean time of one run of an XDP program.
+pub fn frame_time(program: &Xdp, data: &[u8], repeat: u32) -> Duration {
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(data);
+    options.repeat = repeat;
+    program.test_run(options).expect("the test-run takes the frame").duration
 }
 
 /// Mean time of one run.

@@ -5,8 +5,7 @@ use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 use super::{
-    ARRAY, Create, EXIT, Instruction, LIVE_FRAMES, MAP_CREATE, MMAPABLE, Object, PROG_TEST_RUN, REDIRECT, TestRun, XDP,
-    add, bpf, call, copy, load, object, set, value_of,
+    ARRAY, Create, EXIT, Instruction, MAP_CREATE, MMAPABLE, Object, REDIRECT, XDP, add, bpf, call, copy, load, object, set, value_of,
 };
 
 /// Packets of a plan, a power of two.
@@ -74,16 +73,7 @@ impl Generator {
         for packet in 0..u64::from(packets) {
             plan.aims[((plan.sent + packet) % u64::from(PLAN)) as usize] = next();
         }
-        let mut attributes = TestRun {
-            program: self.program.0.as_raw_fd() as u32,
-            data_size_in: self.frame.len() as u32,
-            data_in: self.frame.as_ptr() as u64,
-            repeat: packets,
-            flags: LIVE_FRAMES,
-            batch_size: 64,
-            ..TestRun::default()
-        };
-        bpf(PROG_TEST_RUN, &mut attributes).map(drop)
+        self.program.send(&self.frame, packets)
     }
 }
 

@@ -18,7 +18,7 @@ const PROG_TEST_RUN: i64 = 10;
 const LINK_CREATE: i64 = 28;
 
 const SCHED_CLS: u32 = 3;
-const XDP: u32 = 6;
+pub(crate) const XDP: u32 = 6;
 const ARRAY: u32 = 2;
 const PROG_ARRAY: u32 = 3;
 const LRU_HASH: u32 = 9;
@@ -27,17 +27,22 @@ const MMAPABLE: u32 = 1 << 10;
 /// `BPF_F_INGRESS`.
 const INGRESS: u32 = 1;
 const TCX_INGRESS: u32 = 46;
+const XDP_HOOK: u32 = 37;
+/// `XDP_FLAGS_DRV_MODE`.
+const XDP_IN_DRIVER: u32 = 1 << 2;
 /// `BPF_F_TEST_XDP_LIVE_FRAMES`.
 const LIVE_FRAMES: u32 = 1 << 1;
 
 /// Helpers by number.
 const MAP_LOOKUP: u32 = 1;
 const TAIL_CALL: u32 = 12;
-const REDIRECT: u32 = 23;
+/// `bpf_get_prandom_u32`.
+pub(crate) const PRANDOM: u32 = 7;
+pub(crate) const REDIRECT: u32 = 23;
 
 /// An instruction: operation, destination and source register, offset, immediate value.
 #[derive(Clone, Copy)]
-struct Instruction(u8, u8, u8, i16, u32);
+pub(crate) struct Instruction(pub u8, pub u8, pub u8, pub i16, pub u32);
 
 impl Instruction {
     fn code(self) -> u64 {
@@ -47,11 +52,11 @@ impl Instruction {
     }
 }
 
-const fn set(register: u8, value: u32) -> Instruction {
+pub(crate) const fn set(register: u8, value: u32) -> Instruction {
     Instruction(0xb7, register, 0, 0, value)
 }
 
-const fn copy(to: u8, from: u8) -> Instruction {
+pub(crate) const fn copy(to: u8, from: u8) -> Instruction {
     Instruction(0xbf, to, from, 0, 0)
 }
 
@@ -60,15 +65,15 @@ const fn value_of(register: u8, map: u32) -> [Instruction; 2] {
     [Instruction(0x18, register, 2, 0, map), Instruction(0, 0, 0, 0, 0)]
 }
 
-const fn add(register: u8, value: u32) -> Instruction {
+pub(crate) const fn add(register: u8, value: u32) -> Instruction {
     Instruction(0x07, register, 0, 0, value)
 }
 
-const fn call(helper: u32) -> Instruction {
+pub(crate) const fn call(helper: u32) -> Instruction {
     Instruction(0x85, 0, 0, 0, helper)
 }
 
-const EXIT: Instruction = Instruction(0x95, 0, 0, 0, 0);
+pub(crate) const EXIT: Instruction = Instruction(0x95, 0, 0, 0, 0);
 
 /// A kernel object.
 pub struct Object(OwnedFd);
@@ -99,7 +104,7 @@ struct Load {
     flags: u32,
 }
 
-fn load(kind: u32, instructions: &[Instruction]) -> io::Result<Object> {
+pub(crate) fn load(kind: u32, instructions: &[Instruction]) -> io::Result<Object> {
     let code: Vec<u64> = instructions.iter().map(|instruction| instruction.code()).collect();
     let mut attributes = Load {
         kind,
@@ -157,6 +162,29 @@ impl Object {
 
     /// Attaches a tc program to the ingress of an interface, before all others, until the object that is returned goes.
     pub fn attach(&self, ifindex: u32) -> io::Result<Object> {
+        self.link(ifindex, TCX_INGRESS, 0)
+    }
+
+    /// Attaches an XDP program to an interface, in its driver, until the object that is returned goes.
+    pub fn attach_xdp(&self, ifindex: u32) -> io::Result<Object> {
+        self.link(ifindex, XDP_HOOK, XDP_IN_DRIVER)
+    }
+
+    /// Sends a packet through an XDP program so many times, for real. Returns when all are on their way.
+    pub fn send(&self, frame: &[u8], packets: u32) -> io::Result<()> {
+        let mut attributes = TestRun {
+            program: self.0.as_raw_fd() as u32,
+            data_size_in: frame.len() as u32,
+            data_in: frame.as_ptr() as u64,
+            repeat: packets,
+            flags: LIVE_FRAMES,
+            batch_size: 64,
+            ..TestRun::default()
+        };
+        bpf(PROG_TEST_RUN, &mut attributes).map(drop)
+    }
+
+    fn link(&self, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<Object> {
         #[repr(C)]
         #[derive(Default)]
         struct Link {
@@ -167,7 +195,7 @@ impl Object {
             relative: [u64; 2],
         }
         let program = self.0.as_raw_fd() as u32;
-        let mut link = Link { program, ifindex, attach_type: TCX_INGRESS, ..Link::default() };
+        let mut link = Link { program, ifindex, attach_type, flags, ..Link::default() };
         bpf(LINK_CREATE, &mut link).map(object)
     }
 }
