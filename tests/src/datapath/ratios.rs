@@ -82,7 +82,7 @@ impl Bound {
 
 /// Adds the ratios of what was measured, and prints them next to their bounds on standard error.
 pub fn add(figures: &mut Figures) {
-    eprintln!("{:24} {:>8}  {:8} {}", "ratio", "measured", "bound", "");
+    eprintln!("{:24} {:>8}  bound", "ratio", "measured");
     for ratio in &RATIOS {
         let of =
             |name: &str| figures.figures().iter().find(|figure| figure.name == name).and_then(|figure| figure.value);

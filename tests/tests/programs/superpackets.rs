@@ -45,14 +45,14 @@ impl Ends {
     }
 
     /// The host sends it, unfinished.
-    fn from_host(&self, packet: &Unfinished) {
+    fn send_from_host(&self, packet: &Unfinished) {
         let frame = packet.spec.clone().with(|spec| spec.mac = LAN_MAC).frame();
         let header = packet.header(ETHERNET).to_bytes();
         self.host.send(&[&header[..], &frame[..ETHERNET.into()], &packet.bytes()].concat()).expect("send");
     }
 
     /// It comes out of the tunnel, unfinished.
-    fn from_tunnel(&mut self, packet: &Unfinished) {
+    fn send_from_tunnel(&mut self, packet: &Unfinished) {
         let bytes = [&packet.header(0).to_bytes()[..], &packet.bytes()].concat();
         self.bed.tunnel.write_all(&bytes).expect("write");
     }
@@ -168,7 +168,7 @@ fn bundles_pass_whole_both_ways_and_count_as_their_segments() {
     for (there, back) in ways(tcp, BUNDLE, true) {
         let name = there.spec.source;
         let before = sum_stats(&mut ends.bed.programs, FIBRE);
-        ends.from_host(&there);
+        ends.send_from_host(&there);
         let (header, packet) = ends.at_tunnel(&there).unwrap_or_else(|| panic!("{name}: not at the tunnel"));
         assert_eq!(packet.len(), there.bytes().len(), "{name}: a single one");
         assert!(packet == there.hop().bytes(), "{name}: only the hop has changed");
@@ -176,7 +176,7 @@ fn bundles_pass_whole_both_ways_and_count_as_their_segments() {
         let start = there.header(0).checksum_start;
         assert_eq!((header.checksum_start, header.checksum_offset), (start, 16), "{name}: the Ethernet header is gone");
 
-        ends.from_tunnel(&back);
+        ends.send_from_tunnel(&back);
         let (header, packet) = ends.at_host(&back).unwrap_or_else(|| panic!("{name}: not at the host"));
         assert!(packet == back.hop().bytes(), "{name}: whole, and only the hop has changed");
         assert_eq!((header.segment, header.kind), (SEGMENT, back.header(0).kind), "{name}");
@@ -197,8 +197,8 @@ fn a_device_without_offload_gets_each_segment_with_a_right_checksum() {
     let mut ends = Ends::new(false);
     for (there, back) in ways(tcp, BUNDLE, true) {
         let name = there.spec.source;
-        ends.from_host(&there);
-        ends.from_tunnel(&back);
+        ends.send_from_host(&there);
+        ends.send_from_tunnel(&back);
         for (from, whole) in [(0, &there), (1, &back)] {
             let mut payload = 0;
             for number in 0..SEGMENTS {
@@ -228,9 +228,9 @@ fn a_checksum_that_a_host_left_to_its_interface_is_right_at_the_other_end() {
             let mut ends = Ends::new(offload);
             let kinds = [ways(udp, 101, false), ways(tcp, 100, false), ways(syn, 0, false)];
             for (there, back) in kinds.into_iter().flatten() {
-                ends.from_host(&there);
+                ends.send_from_host(&there);
                 let out = ends.at_tunnel(&there);
-                ends.from_tunnel(&back);
+                ends.send_from_tunnel(&back);
                 for (sent, got) in [(&there, out), (&back, ends.at_host(&back))] {
                     let what = format!("{:?} from {}, offload {offload}", sent.spec.transport, sent.spec.source);
                     let (header, packet) = got.unwrap_or_else(|| panic!("{what}: nothing arrived"));

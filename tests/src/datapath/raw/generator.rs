@@ -5,7 +5,8 @@ use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 use super::{
-    ARRAY, Create, EXIT, Instruction, MAP_CREATE, MMAPABLE, Object, REDIRECT, XDP, add, bpf, call, copy, load, object, set, value_of,
+    ARRAY, Create, EXIT, Instruction, MAP_CREATE, MMAPABLE, Object, REDIRECT, XDP, add, bpf, call, copy, load, object,
+    set, value_of,
 };
 
 /// Packets of a plan, a power of two.
