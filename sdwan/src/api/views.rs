@@ -330,7 +330,7 @@ pub struct SpanView {
     pub samples: u64,
     /// Smallest round-trip time, ms.
     pub rtt_min_ms: f64,
-    /// Median round-trip time, ms; it and the quantiles are off by 0.8 % at most where the times stay within a factor of 1.7.
+    /// Median round-trip time, ms; it and the quantiles are off by 0.8 % at most where the times stay within a factor of 1.5.
     pub rtt_p50_ms: f64,
     /// 95 % quantile, ms.
     pub rtt_p95_ms: f64,

@@ -15,7 +15,7 @@ use super::desired::{Identity, heartbeat_stale};
 use super::mtu::Mtu;
 use super::plane::{Cause, Order, Plane, PlaneStatus};
 use super::policies::Policies;
-use super::publish::Publishing;
+use super::publish::{Extent, Publishing};
 use super::routes::RouteInput;
 use super::storage::StorageWatch;
 use super::views::SiteFacts;
@@ -269,7 +269,7 @@ impl Core {
                     self.answer(request);
                 }
                 event = storage.next() => self.event(event),
-                _ = refresh.tick() => self.publish(),
+                _ = refresh.tick() => self.publish_soon(Extent::Everything),
                 _ = record.tick() => self.record(),
                 _ = traffic.tick() => self.look_for_traffic(),
                 Some(found) = counted.recv() => self.moves_counted(&found),

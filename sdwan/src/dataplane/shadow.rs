@@ -71,7 +71,12 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Shadowed<K, V> {
             return Err(error);
         }
         let any = !entries.is_empty();
-        self.content.extend(entries);
+        if entries.len() > self.content.len() {
+            // Made anew, the map's nodes are full; grown in order, they would be half empty.
+            self.content.append(&mut entries.into_iter().collect());
+        } else {
+            self.content.extend(entries);
+        }
         Ok(any)
     }
 }

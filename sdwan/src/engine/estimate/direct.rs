@@ -165,36 +165,33 @@ impl Share {
 /// The sliding window, both directions in one slice.
 #[derive(Clone, Debug)]
 struct Window {
-    span: Duration,
+    span_ns: u64,
     start: Option<Time>,
-    at: usize,
     slices: [[Slice; 2]; SLICES],
+    at: u8,
 }
 
 impl Window {
     fn new(window: Duration) -> Self {
-        let span = (window / SLICES as u32).max(Duration::from_nanos(1));
-        Self { span, start: None, at: 0, slices: [[Slice::default(); 2]; SLICES] }
+        let span_ns = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX) / SLICES as u64;
+        Self { span_ns: span_ns.max(1), start: None, slices: [[Slice::default(); 2]; SLICES], at: 0 }
     }
 
     /// The slice that `now` is in.
     fn slice(&mut self, now: Time) -> &mut [Slice; 2] {
         let start = *self.start.get_or_insert(now);
-        let steps = now.since(start).as_nanos() / self.span.as_nanos();
-        for _ in 0..steps.min(SLICES as u128) {
-            self.at = (self.at + 1) % SLICES;
-            self.slices[self.at] = Default::default();
+        let steps = now.0.saturating_sub(start.0) / self.span_ns;
+        for _ in 0..steps.min(SLICES as u64) {
+            self.at = (self.at + 1) % SLICES as u8;
+            self.slices[usize::from(self.at)] = Default::default();
         }
-        if steps > 0 {
-            let whole = u32::try_from(steps).ok().and_then(|steps| self.span.checked_mul(steps));
-            self.start = Some(whole.map_or(now, |whole| start + whole));
-        }
-        &mut self.slices[self.at]
+        self.start = Some(Time(start.0 + steps * self.span_ns));
+        &mut self.slices[usize::from(self.at)]
     }
 
     /// Of the last `slices` slices.
     fn sum(&self, direction: usize, slices: usize) -> Share {
-        let last = (0..slices).map(|back| &self.slices[(self.at + SLICES - back) % SLICES]);
+        let last = (0..slices).map(|back| &self.slices[(usize::from(self.at) + SLICES - back) % SLICES]);
         last.map(|slice| slice[direction]).fold(Share::default(), |sum, slice| Share {
             sent: sum.sent + u64::from(slice.sent),
             lost: sum.lost + i64::from(slice.lost),

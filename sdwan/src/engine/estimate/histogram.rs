@@ -10,10 +10,10 @@ const BITS: u8 = 6;
 const SHORTEST: u64 = 1 << 10;
 /// What is longer counts as this: about 17 s.
 const LONGEST: u64 = (1 << 34) - 1;
-/// Buckets that are kept; 48 of the narrowest take durations that differ by a factor of 1.7.
-const MOST: usize = 48;
+/// Buckets that are kept; 40 of the narrowest take durations that differ by a factor of 1.5.
+const MOST: usize = 40;
 
-/// The histogram. A quantile is off by at most 1/128 of itself; of durations that are spread over more than 48 buckets by
+/// The histogram. A quantile is off by at most 1/128 of itself; of durations that are spread over more than 40 buckets by
 /// twice as much, and so on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {

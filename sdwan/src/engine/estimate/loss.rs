@@ -32,27 +32,46 @@ impl Loss {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Slice {
-    answered: i32,
-    lost_forward: i32,
-    lost_backward: i32,
-    timed_out: i32,
+/// How a slice counts: with more than its type holds it stays at that, which is far beyond what a loss is told by.
+pub trait Count: Copy + Default + Into<i32> {
+    /// More by so many.
+    fn plus(self, more: i32) -> Self;
 }
 
-/// The window, which slides by one of its slices.
+impl Count for i32 {
+    fn plus(self, more: i32) -> Self {
+        self.saturating_add(more)
+    }
+}
+
+impl Count for i16 {
+    fn plus(self, more: i32) -> Self {
+        let sum = i32::from(self).saturating_add(more);
+        sum.clamp(i16::MIN.into(), i16::MAX.into()) as Self
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice<C> {
+    answered: C,
+    lost_forward: C,
+    lost_backward: C,
+    timed_out: C,
+}
+
+/// The window, which slides by one of its slices. A slice of half a second counts in 16 bits, one of half a day in 32.
 #[derive(Clone, Debug)]
-pub struct LossWindow<const SLICES: usize> {
+pub struct LossWindow<const SLICES: usize, C> {
     slice_ns: u64,
     slice_start: Time,
-    slices: [Slice; SLICES],
+    slices: [Slice<C>; SLICES],
     at: u8,
     last: Option<(u32, u32)>,
     /// Probes that timed out after the last answer: the next answer tells in which direction.
     unexplained: u32,
 }
 
-impl<const SLICES: usize> LossWindow<SLICES> {
+impl<const SLICES: usize, C: Count> LossWindow<SLICES, C> {
     /// A window of about `window`.
     pub fn new(window: Duration) -> Self {
         Self {
@@ -70,7 +89,7 @@ impl<const SLICES: usize> LossWindow<SLICES> {
         self.slide(now);
         let unexplained = std::mem::take(&mut self.unexplained);
         let slice = &mut self.slices[usize::from(self.at)];
-        slice.answered += 1;
+        slice.answered = slice.answered.plus(1);
         let Some((last_sequence, last_reflector)) = self.last else {
             self.last = Some((sequence, reflector_sequence));
             return;
@@ -80,10 +99,10 @@ impl<const SLICES: usize> LossWindow<SLICES> {
         if sent <= 0 {
             // Overtaken: it was counted as lost, in the direction in which it was late.
             if reflected > 0 {
-                slice.lost_forward -= 1;
+                slice.lost_forward = slice.lost_forward.plus(-1);
                 self.last = Some((last_sequence, reflector_sequence));
             } else {
-                slice.lost_backward -= 1;
+                slice.lost_backward = slice.lost_backward.plus(-1);
             }
             self.unexplained = unexplained;
             return;
@@ -91,11 +110,11 @@ impl<const SLICES: usize> LossWindow<SLICES> {
         self.last = Some((sequence, reflector_sequence));
         if reflected <= 0 || reflected > sent {
             // The reflector was restarted: only the total is known, and timed-out probes were counted already.
-            slice.timed_out += (sent - 1 - unexplained as i32).max(0);
+            slice.timed_out = slice.timed_out.plus((sent - 1 - unexplained as i32).max(0));
             return;
         }
-        slice.lost_forward += sent - reflected;
-        slice.lost_backward += reflected - 1;
+        slice.lost_forward = slice.lost_forward.plus(sent - reflected);
+        slice.lost_backward = slice.lost_backward.plus(reflected - 1);
         // What timed out in the meantime is explained now; it may have been counted in an earlier slice.
         self.forget_timed_out(unexplained);
     }
@@ -105,7 +124,8 @@ impl<const SLICES: usize> LossWindow<SLICES> {
         self.slide(now);
         let newer_answered = self.last.is_some_and(|(last, _)| (last.wrapping_sub(sequence) as i32) > 0);
         if !newer_answered {
-            self.slices[usize::from(self.at)].timed_out += 1;
+            let slice = &mut self.slices[usize::from(self.at)];
+            slice.timed_out = slice.timed_out.plus(1);
             self.unexplained = self.unexplained.saturating_add(1);
         }
     }
@@ -113,7 +133,7 @@ impl<const SLICES: usize> LossWindow<SLICES> {
     /// The loss now.
     pub fn loss(&mut self, now: Time) -> Loss {
         self.slide(now);
-        let sum = |field: fn(&Slice) -> i32| self.slices.iter().map(field).sum::<i32>().max(0);
+        let sum = |field: fn(&Slice<C>) -> C| self.slices.iter().map(|slice| field(slice).into()).sum::<i32>().max(0);
         let answered = sum(|slice| slice.answered);
         let forward = sum(|slice| slice.lost_forward);
         let backward = sum(|slice| slice.lost_backward);
@@ -145,7 +165,7 @@ impl<const SLICES: usize> LossWindow<SLICES> {
         self.slide(now);
         let recent =
             || (0..slices.min(SLICES)).map(|back| &self.slices[(usize::from(self.at) + SLICES - back) % SLICES]);
-        let sum = |field: fn(&Slice) -> i32| recent().map(|slice| i64::from(field(slice))).sum::<i64>().max(0);
+        let sum = |field: fn(&Slice<C>) -> C| recent().map(|slice| i64::from(field(slice).into())).sum::<i64>().max(0);
         let (answered, forward, backward) =
             (sum(|slice| slice.answered), sum(|slice| slice.lost_forward), sum(|slice| slice.lost_backward));
         [(forward, answered + forward + backward), (backward, answered + backward)]
@@ -155,8 +175,8 @@ impl<const SLICES: usize> LossWindow<SLICES> {
         let mut left = i32::try_from(count).unwrap_or(i32::MAX);
         for step in 0..SLICES {
             let slice = &mut self.slices[(usize::from(self.at) + SLICES - step) % SLICES];
-            let here = slice.timed_out.min(left);
-            slice.timed_out -= here;
+            let here = slice.timed_out.into().min(left);
+            slice.timed_out = slice.timed_out.plus(-here);
             left -= here;
         }
     }

@@ -117,7 +117,7 @@ pub struct Estimator {
     rtt: RoundTrip,
     forward: Jitter,
     backward: Jitter,
-    loss: LossWindow<LOSS_SLICES>,
+    loss: LossWindow<LOSS_SLICES, i16>,
     one_way: OneWayDelay,
     spans: [Span; SPANS.len()],
 }

@@ -20,7 +20,7 @@ pub struct SpanQuality {
     pub span: Duration,
     /// Answered probes that the numbers rest on.
     pub samples: u64,
-    /// Round-trip time without the reflector's dwell time, off by 0.8 % at most where it stays within a factor of 1.7, and
+    /// Round-trip time without the reflector's dwell time, off by 0.8 % at most where it stays within a factor of 1.5, and
     /// by twice as much for each octave more.
     pub rtt: Quantiles,
     /// Mean difference of the transit times of successive probes towards the peer, which is what RFC 3550's jitter
@@ -47,26 +47,31 @@ pub struct Quantiles {
     pub maximum: Duration,
 }
 
-/// A mean that can be added to.
+/// Means of both directions, towards the peer and from it, that can be added to.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mean {
-    sum_ns: u64,
-    count: u32,
+struct Means {
+    sums_ns: [u64; 2],
+    counts: [u32; 2],
 }
 
-impl Mean {
-    fn add(&mut self, value: Duration) {
-        self.sum_ns = self.sum_ns.saturating_add(u64::try_from(value.as_nanos()).unwrap_or(u64::MAX));
-        self.count = self.count.saturating_add(1);
+impl Means {
+    fn add(&mut self, values: [Option<Duration>; 2]) {
+        for (way, value) in values.into_iter().enumerate().filter_map(|(way, value)| Some((way, value?))) {
+            let value_ns = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+            self.sums_ns[way] = self.sums_ns[way].saturating_add(value_ns);
+            self.counts[way] = self.counts[way].saturating_add(1);
+        }
     }
 
     fn merge(&mut self, other: Self) {
-        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
-        self.count = self.count.saturating_add(other.count);
+        for way in [0, 1] {
+            self.sums_ns[way] = self.sums_ns[way].saturating_add(other.sums_ns[way]);
+            self.counts[way] = self.counts[way].saturating_add(other.counts[way]);
+        }
     }
 
-    fn value(self) -> Duration {
-        Duration::from_nanos(self.sum_ns.checked_div(u64::from(self.count)).unwrap_or(0))
+    fn values(self) -> [Duration; 2] {
+        [0, 1].map(|way| Duration::from_nanos(self.sums_ns[way].checked_div(self.counts[way].into()).unwrap_or(0)))
     }
 }
 
@@ -76,14 +81,12 @@ struct Slice {
     /// The smallest is larger than the largest while there is none.
     smallest_ns: u64,
     largest_ns: u64,
-    forward: Mean,
-    backward: Mean,
+    jitter: Means,
 }
 
 impl Default for Slice {
     fn default() -> Self {
-        let (forward, backward) = Default::default();
-        Self { rtt: Histogram::default(), smallest_ns: u64::MAX, largest_ns: 0, forward, backward }
+        Self { rtt: Histogram::default(), smallest_ns: u64::MAX, largest_ns: 0, jitter: Means::default() }
     }
 }
 
@@ -92,8 +95,7 @@ impl Slice {
         self.rtt.merge(&other.rtt);
         self.smallest_ns = self.smallest_ns.min(other.smallest_ns);
         self.largest_ns = self.largest_ns.max(other.largest_ns);
-        self.forward.merge(other.forward);
-        self.backward.merge(other.backward);
+        self.jitter.merge(other.jitter);
     }
 }
 
@@ -104,7 +106,7 @@ pub struct Span {
     slices: [Slice; SLICES],
     start: Time,
     /// Loss has its own way with what turns out later.
-    loss: LossWindow<SLICES>,
+    loss: LossWindow<SLICES, i32>,
 }
 
 impl Span {
@@ -122,12 +124,11 @@ impl Span {
         let rtt_ns = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX);
         slice.smallest_ns = slice.smallest_ns.min(rtt_ns);
         slice.largest_ns = slice.largest_ns.max(rtt_ns);
-        forward.into_iter().for_each(|difference| slice.forward.add(difference));
-        backward.into_iter().for_each(|difference| slice.backward.add(difference));
+        slice.jitter.add([forward, backward]);
     }
 
     /// The loss of the span.
-    pub fn loss_mut(&mut self) -> &mut LossWindow<SLICES> {
+    pub fn loss_mut(&mut self) -> &mut LossWindow<SLICES, i32> {
         &mut self.loss
     }
 
@@ -143,12 +144,13 @@ impl Span {
         let [minimum, maximum] = [whole.smallest_ns, whole.largest_ns].map(Duration::from_nanos);
         // A bucket's middle may lie outside of what was seen.
         let quantile = |share| whole.rtt.quantile(share).map_or(minimum, |found| found.clamp(minimum, maximum));
+        let [jitter_forward, jitter_backward] = whole.jitter.values();
         Some(SpanQuality {
             span: self.span,
             samples: whole.rtt.count(),
             rtt: Quantiles { minimum, p50: quantile(0.5), p95: quantile(0.95), p99: quantile(0.99), maximum },
-            jitter_forward: whole.forward.value(),
-            jitter_backward: whole.backward.value(),
+            jitter_forward,
+            jitter_backward,
             loss: copy.loss.loss(now),
         })
     }
