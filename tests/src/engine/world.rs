@@ -198,7 +198,8 @@ impl World {
             if let Some(probe) = self.engine.next_probe(self.now) {
                 break probe;
             }
-            self.now = self.now + self.engine.settings().probe_interval;
+            // As finely as a driver comes: of what is due at once, most would wait for the budget, and be put off.
+            self.now = self.now + Duration::from_micros(250);
         };
         self.send(&probe);
         self.take_answer();
