@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use sdwan_common::abi::{Address, Guard, Limit, OtherKey, SessionKey, guard_limit};
 use sdwan_common::counters::EarlyDropReason;
 use sdwan_common::guard::message;
+use sdwan_tests::pace::is_slow;
 
 use crate::load::{Programs, now_ns, privileged};
 use crate::packets::{Spec, Transport, address};
@@ -263,7 +264,8 @@ fn a_flow_that_nat_gave_the_number_of_a_tunnel_port_goes_on() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    // Each case loads the programs, which takes seconds on an emulated machine.
+    #![proptest_config(ProptestConfig { cases: if is_slow() { 3 } else { 16 }, ..ProptestConfig::default() })]
 
     /// Whatever came before, and however the frame is cut: a message of a session passes, and what isn't for a guarded port
     /// does, too.
