@@ -74,11 +74,14 @@ pub fn classify<D: Dimensions>(dimensions: &D, facts: &Facts<'_>, scope: Scope) 
     None
 }
 
-/// Do the first four bytes of this IP protocol's header hold a source and a destination port? TCP, UDP, DCCP, SCTP and
-/// UDP-Lite.
+/// Protocols whose header begins with a source and a destination port: TCP, UDP, DCCP, SCTP, UDP-Lite.
+pub const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
+
+/// Is it one of [`WITH_PORTS`]?
 #[inline(always)]
 pub const fn protocol_has_ports(protocol: u8) -> bool {
-    matches!(protocol, 6 | 17 | 33 | 132 | 136)
+    let [tcp, udp, dccp, sctp, udp_lite] = WITH_PORTS;
+    protocol == tcp || protocol == udp || protocol == dccp || protocol == sctp || protocol == udp_lite
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ fn ipv4(skb: Skb, packet: &Packet, ip: u32, dscp: Option<u8>, hop: u8) -> bool {
     // The header's sum stays what it was, so the sum over the packet needs no correction.
     skb.write(
         ip,
-        &[
+        [
             u32::from_ne_bytes([version, new_tos, length, length_low]),
             packet.word(1),
             u32::from_ne_bytes([new_ttl, protocol, sum, sum_low]),

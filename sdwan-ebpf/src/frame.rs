@@ -6,24 +6,11 @@ use aya_ebpf::programs::XdpContext;
 use core::mem::{MaybeUninit, size_of};
 use sdwan_common::abi::Address;
 
-use crate::parse::{
-    AUTHENTICATION, DESTINATION_OPTIONS, ETHERNET, ETHERTYPE_QINQ, ETHERTYPE_VLAN, FRAGMENT, HOP_BY_HOP,
-    MAX_EXTENSIONS, MOBILITY, ROUTING,
-};
+use crate::parse::{AUTHENTICATION, ETHERNET, FRAGMENT, Link, MAX_EXTENSIONS, is_extension, is_vlan};
 
 /// A frame.
 #[derive(Clone, Copy)]
 pub struct Frame(*mut xdp_md);
-
-/// Link layer of a frame.
-pub struct Link {
-    /// Bytes before the IP header.
-    pub length: u32,
-    /// Ethertype behind the tags.
-    pub ether_type: u16,
-    /// Outer VLAN id, 0 for untagged.
-    pub vlan: u32,
-}
 
 /// What an IPv6 header and those behind it say.
 #[derive(Default)]
@@ -86,16 +73,12 @@ impl Frame {
     #[inline(always)]
     pub fn link(self) -> Option<Link> {
         let header: [u8; ETHERNET as usize] = self.head()?;
-        let mut link = Link { length: ETHERNET, ether_type: u16::from_be_bytes([header[12], header[13]]), vlan: 0 };
+        let ether_type = u16::from_be_bytes([header[12], header[13]]);
+        let mut link = Link { length: ETHERNET, ether_type, vlan: 0, tags: 0 };
         if is_vlan(link.ether_type) {
-            let tag: [u8; 4] = self.load(ETHERNET)?;
-            link.vlan = u32::from(u16::from_be_bytes([tag[0], tag[1]]) & 0xfff);
-            link.ether_type = u16::from_be_bytes([tag[2], tag[3]]);
-            link.length += 4;
+            link.pass_tag(self.load(ETHERNET)?);
             if is_vlan(link.ether_type) {
-                let tag: [u8; 4] = self.load(ETHERNET + 4)?;
-                link.ether_type = u16::from_be_bytes([tag[2], tag[3]]);
-                link.length += 4;
+                link.pass_tag(self.load(ETHERNET + 4)?);
             }
         }
         Some(link)
@@ -109,10 +92,7 @@ impl Frame {
         while walked < MAX_EXTENSIONS {
             let kind = chain.protocol;
             // A later fragment's bytes are data, not headers.
-            let header =
-                matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS | MOBILITY)
-                    && chain.fragment & 0xfff8 == 0;
-            if !header {
+            if !is_extension(kind) || chain.fragment & 0xfff8 != 0 {
                 return true;
             }
             let Some(bytes) = self.load::<[u8; 8]>(chain.transport) else { return false };
@@ -131,11 +111,6 @@ impl Frame {
         }
         false
     }
-}
-
-#[inline(always)]
-fn is_vlan(ether_type: u16) -> bool {
-    ether_type == ETHERTYPE_VLAN || ether_type == ETHERTYPE_QINQ
 }
 
 /// An IPv4 address as the maps hold it.

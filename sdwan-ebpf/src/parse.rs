@@ -13,20 +13,20 @@ use crate::skb::{PACKET_HOST, PACKET_OTHERHOST, Skb};
 pub const ETHERNET: u32 = 14;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
-pub const ETHERTYPE_VLAN: u16 = 0x8100;
-pub const ETHERTYPE_QINQ: u16 = 0x88a8;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-pub const HOP_BY_HOP: u8 = 0;
-pub const ROUTING: u8 = 43;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
 pub const FRAGMENT: u8 = 44;
 pub const AUTHENTICATION: u8 = 51;
 pub const DESTINATION_OPTIONS: u8 = 60;
-pub const MOBILITY: u8 = 135;
+const MOBILITY: u8 = 135;
 /// Extension headers that are walked over. RFC 8200 section 4.1 lists seven, one of them never mixed with ports.
 pub const MAX_EXTENSIONS: u32 = 6;
 
@@ -52,6 +52,19 @@ pub struct Link {
     pub vlan: u32,
     /// VLAN tags, wherever they are.
     pub tags: u32,
+}
+
+impl Link {
+    /// A VLAN tag in the packet: the rest begins behind it.
+    #[inline(always)]
+    pub fn pass_tag(&mut self, [tci, tci_low, ether_type, ether_type_low]: [u8; 4]) {
+        if self.tags == 0 {
+            self.vlan = u32::from(u16::from_be_bytes([tci, tci_low]) & 0xfff);
+        }
+        self.ether_type = u16::from_be_bytes([ether_type, ether_type_low]);
+        self.length += 4;
+        self.tags += 1;
+    }
 }
 
 /// What the programs need to know of a packet.
@@ -220,15 +233,15 @@ pub fn ethernet(skb: Skb) -> Result<Link, PassReason> {
         link.tags = 1;
     }
     if is_vlan(link.ether_type) {
-        tag(skb, &mut link)?;
+        link.pass_tag(skb.load(link.length).ok_or(PassReason::Unparsed)?);
         if is_vlan(link.ether_type) && link.tags < 2 {
-            tag(skb, &mut link)?;
+            link.pass_tag(skb.load(link.length).ok_or(PassReason::Unparsed)?);
         }
     }
     Ok(link)
 }
 
-/// Reads the IP and transport headers; `packet.ip` says where the first is. A function of its own, for the stack.
+/// Reads the IP and transport headers; `packet.ip` says where the first is.
 #[inline(always)]
 pub fn internet(skb: Skb, ether_type: u16, packet: &mut Packet) -> Result<(), PassReason> {
     match ether_type {
@@ -240,20 +253,8 @@ pub fn internet(skb: Skb, ether_type: u16, packet: &mut Packet) -> Result<(), Pa
 }
 
 #[inline(always)]
-fn is_vlan(ether_type: u16) -> bool {
+pub fn is_vlan(ether_type: u16) -> bool {
     ether_type == ETHERTYPE_VLAN || ether_type == ETHERTYPE_QINQ
-}
-
-#[inline(always)]
-fn tag(skb: Skb, link: &mut Link) -> Result<(), PassReason> {
-    let [tci, tci_low, ether_type, ether_type_low] = skb.load::<[u8; 4]>(link.length).ok_or(PassReason::Unparsed)?;
-    if link.tags == 0 {
-        link.vlan = u32::from(u16::from_be_bytes([tci, tci_low]) & 0xfff);
-    }
-    link.ether_type = u16::from_be_bytes([ether_type, ether_type_low]);
-    link.length += 4;
-    link.tags += 1;
-    Ok(())
 }
 
 #[inline(always)]
@@ -359,7 +360,7 @@ fn ipv6(skb: Skb, packet: &mut Packet) -> Result<(), PassReason> {
 }
 
 #[inline(always)]
-fn is_extension(protocol: u8) -> bool {
+pub fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS | MOBILITY)
 }
 

@@ -207,18 +207,15 @@ impl Skb {
         true
     }
 
-    /// Writes into a network header what leaves the sum over the packet as it is. `WORDS` are of four bytes.
+    /// Writes the first twelve bytes of a network header, which leave the sum over the packet as it is.
     #[inline(always)]
-    pub fn write<const WORDS: usize>(self, offset: u32, words: &[u32; WORDS]) -> bool {
-        // Its length can't be computed in the type.
-        let Some(start) = self.linear::<40>(offset).filter(|_| WORDS <= 10) else {
-            return self.store(offset, words, 0);
-        };
-        let mut at = 0;
-        while at < WORDS {
-            // SAFETY: the packet is that long.
-            unsafe { store_u32(start.add(at * 4), words[at]) };
-            at += 1;
+    pub fn write(self, offset: u32, words: [u32; 3]) -> bool {
+        let Some(start) = self.linear::<12>(offset) else { return self.store(offset, &words, 0) };
+        // SAFETY: the packet is that long.
+        unsafe {
+            store_u32(start, words[0]);
+            store_u32(start.add(4), words[1]);
+            store_u32(start.add(8), words[2]);
         }
         true
     }

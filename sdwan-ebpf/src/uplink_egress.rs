@@ -13,8 +13,8 @@ use crate::learn::learn;
 use crate::parse::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, UDP};
 use crate::skb::Skb;
 
-/// Lets the guard learn, and gives each packet of a tunnel the DSCP of the class inside. Everything else passes as it is, and so does a packet that
-/// can't be written.
+/// Lets the guard learn, and gives each packet of a tunnel the DSCP of the class inside. Everything else passes as it is, and
+/// so does a packet that can't be written.
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);

@@ -27,6 +27,13 @@ pub struct Figures {
     figures: Vec<Figure>,
 }
 
+/// The median of some numbers; of an even count the upper one.
+pub fn median(numbers: &[f64]) -> Option<f64> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}
+
 /// What the figures were measured on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Machine {
@@ -53,6 +60,20 @@ impl Figures {
     /// Adds a figure that could not be measured, and why.
     pub fn missing(&mut self, name: &str, unit: &str, why: impl Into<String>) {
         self.push(Figure { name: name.into(), value: None, unit: unit.into(), n: 0, why: Some(why.into()) });
+    }
+
+    /// Adds a value that was measured, or why there is none, and tells it on standard error.
+    pub fn tell(&mut self, name: &str, unit: &str, n: u64, value: anyhow::Result<f64>) {
+        match value {
+            Ok(value) => {
+                eprintln!("        {name}: {value:.3} {unit}");
+                self.add(name, value, unit, n);
+            }
+            Err(error) => {
+                eprintln!("        {name}: {error:#}");
+                self.missing(name, unit, format!("{error:#}"));
+            }
+        }
     }
 
     /// Prints them on standard output: as one JSON object, or a line each.

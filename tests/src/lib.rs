@@ -35,6 +35,8 @@ pub mod mesh;
 pub mod mtu;
 pub mod pace;
 pub mod pins;
+pub mod processors;
+pub mod tools;
 pub mod traffic;
 pub mod tun;
 pub mod wire;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use sdwan_common::abi::FlowKey;
+use sdwan_common::classify::protocol_has_ports;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::policy::{Dscp, Protocol, address_bytes};
@@ -63,8 +64,6 @@ pub enum FlowError {
     },
 }
 
-/// Protocols whose packets carry ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
-const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 /// ICMP and ICMPv6: the source port is the identifier of an echo.
 const ECHO: [u8; 2] = [1, 58];
 
@@ -84,7 +83,7 @@ impl FlowSpec {
         }
         for (endpoint, echo) in [(source, ECHO.contains(&protocol.0)), (destination, false)] {
             let address = endpoint.address;
-            if WITH_PORTS.contains(&protocol.0) {
+            if protocol_has_ports(protocol.0) {
                 if endpoint.port == 0 {
                     return Err(FlowError::NoPort { protocol, address });
                 }

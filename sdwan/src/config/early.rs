@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sdwan_common::abi::{DROP_PREFIXES, MAX_DROP_RULES};
+use sdwan_common::classify::protocol_has_ports;
 use serde::Serialize;
 
 use super::policies::is_name;
@@ -12,7 +13,7 @@ use super::reader::{Notes, Section};
 use super::units::{Span, duration};
 use super::validate::{between, range};
 use super::{Config, LanInterface};
-use crate::dataplane::early::{DropRule, RateLimit, WITH_PORTS, XdpMode};
+use crate::dataplane::early::{DropRule, RateLimit, XdpMode};
 
 /// `[xdp]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -167,9 +168,8 @@ fn rule_alone(index: usize, rule: &DropRule, notes: &mut Notes) {
         let remedy = "name protocols, ports, prefixes, zones or interfaces; \"0.0.0.0/0\" and \"::/0\" mean everything";
         notes.problem(&format!("drop[{index}]"), "this rule would drop everything from the LAN", remedy);
     }
-    let ported = |protocol: &u8| WITH_PORTS.contains(protocol);
     if rule.has_ports()
-        && let Some(other) = rule.protocols.iter().find(|protocol| !ported(&protocol.0))
+        && let Some(other) = rule.protocols.iter().find(|protocol| !protocol_has_ports(protocol.0))
     {
         let message = format!("{other} has no ports, and this rule names some");
         notes.problem(&key("protocols"), message, "give protocols without ports a [[drop]] of their own");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::reader::{Notes, Section, deserialize};
+use super::reader::{Notes, Section};
 
 /// `[metrics]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -15,11 +15,7 @@ pub struct MetricsConfig {
 
 /// Reads the section.
 pub(super) fn read(metrics: &mut MetricsConfig, mut section: Section<'_>, notes: &mut Notes) {
-    metrics.listen = section
-        .elements(notes, "listen")
-        .into_iter()
-        .filter_map(|(path, element)| deserialize(notes, &path, element, "an address such as \"127.0.0.1:9586\""))
-        .collect();
+    metrics.listen = section.list(notes, "listen", "an address such as \"127.0.0.1:9586\"");
     section.finish(notes);
 }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use sdwan_common::abi::MAX_RULES;
+use sdwan_common::classify::protocol_has_ports;
 
 use super::Config;
-use crate::dataplane::early::WITH_PORTS;
-use crate::engine::policy::{Compilation, CompileError, Match, Policy, Protocol, Sla, compile, default_policies};
+use crate::engine::policy::{Compilation, CompileError, Match, Policy, Sla, compile, default_policies};
 
 /// Something wrong with a policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -206,15 +206,14 @@ fn validate_match(key: &str, alternative: &Match, problem: &mut impl FnMut(&str,
             "`ports` means either direction: keep it, or the other two",
         );
     }
-    if !alternative.ports.is_empty() || directed {
-        let ported = |protocol: &Protocol| WITH_PORTS.contains(&protocol.0);
-        if let Some(other) = alternative.protocols.iter().find(|protocol| !ported(protocol)) {
-            problem(
-                &format!("{key}.protocols"),
-                format!("{other} has no ports, and this match names some"),
-                "give protocols without ports a [[policy.match]] of their own",
-            );
-        }
+    if (!alternative.ports.is_empty() || directed)
+        && let Some(other) = alternative.protocols.iter().find(|protocol| !protocol_has_ports(protocol.0))
+    {
+        problem(
+            &format!("{key}.protocols"),
+            format!("{other} has no ports, and this match names some"),
+            "give protocols without ports a [[policy.match]] of their own",
+        );
     }
     for zone in &alternative.zones {
         if !is_name(zone) {

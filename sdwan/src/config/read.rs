@@ -31,17 +31,13 @@ pub(super) fn read(text: &str, options: &Options) -> (Config, Notes) {
     dataplane(&mut config.dataplane, root.section(notes_ref, "dataplane"), notes_ref);
     early::read_xdp(&mut config.xdp, root.section(notes_ref, "xdp"), notes_ref);
     early::read_guard(&mut config.guard, root.section(notes_ref, "guard"), notes_ref);
-    for (path, element) in root.elements(notes_ref, "drop") {
-        config.drops.extend(deserialize(notes_ref, &path, element, "a table"));
-    }
+    config.drops = root.list(notes_ref, "drop", "a table");
     engine(&mut config.engine, root.section(notes_ref, "engine"), notes_ref);
     log(&mut config.log, root.section(notes_ref, "log"), notes_ref);
     store(&mut config.store, root.section(notes_ref, "store"), notes_ref);
     stamp::read(&mut config.stamp, root.section(notes_ref, "stamp"), notes_ref);
     metrics::read(&mut config.metrics, root.section(notes_ref, "metrics"), notes_ref);
-    for (path, element) in root.elements(notes_ref, "policy") {
-        config.policies.extend(deserialize(notes_ref, &path, element, "a table"));
-    }
+    config.policies = root.list(notes_ref, "policy", "a table");
     root.finish(notes_ref);
     apply(&mut config, options, notes_ref);
     (config, notes)
@@ -55,9 +51,7 @@ pub(super) fn read_policies(text: &str) -> (Vec<Policy>, Notes) {
     let mut policies = Vec::new();
     if notes.problems.is_empty() {
         let mut root = Section::root(document);
-        for (path, element) in root.elements(&mut notes, "policy") {
-            policies.extend(deserialize::<Policy>(&mut notes, &path, element, "a table"));
-        }
+        policies = root.list(&mut notes, "policy", "a table");
         root.finish(&mut notes);
         validate::each_policy(&policies, &mut notes);
     }
@@ -95,11 +89,7 @@ fn site(site: &mut SiteConfig, mut section: Section<'_>, options: &Options, note
     }
     site.name = section.take(notes, "name", "a name in quotes");
     site.id = section.take(notes, "id", "32 hexadecimal digits in quotes");
-    let prefixes = section.elements(notes, "prefixes");
-    site.prefixes = prefixes
-        .into_iter()
-        .filter_map(|(path, element)| deserialize(notes, &path, element, "a prefix such as \"10.1.0.0/24\""))
-        .collect();
+    site.prefixes = section.list(notes, "prefixes", "a prefix such as \"10.1.0.0/24\"");
     set(&mut site.database, section.take(notes, "database", "a path"));
     set(&mut site.socket, section.take(notes, "socket", "a path"));
     set(&mut site.lock, section.take(notes, "lock", "a path"));
@@ -177,11 +167,7 @@ fn discovery(discovery: &mut DiscoveryConfig, mut section: Section<'_>, notes: &
     set(&mut discovery.multicast_group, section.take(notes, "multicast_group", "a multicast address in quotes"));
     set(&mut discovery.port, section.take(notes, "port", "a port in 1..=65535"));
     discovery.multicast_interfaces = section.take(notes, "multicast_interfaces", "a list of interface names");
-    discovery.seeds = section
-        .elements(notes, "seeds")
-        .into_iter()
-        .filter_map(|(path, element)| deserialize(notes, &path, element, "a host such as \"hq.example.net\""))
-        .collect();
+    discovery.seeds = section.list(notes, "seeds", "a host such as \"hq.example.net\"");
     span(&mut discovery.interval, &mut section, notes, "interval");
     span(&mut discovery.inactive_after, &mut section, notes, "inactive_after");
     section.finish(notes);

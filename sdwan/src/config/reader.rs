@@ -108,6 +108,12 @@ impl<'i> Section<'i> {
             .collect()
     }
 
+    /// The elements of an array that are right. `expected` says what belongs there.
+    pub fn list<T: Deserialize<'i>>(&mut self, notes: &mut Notes, key: &'static str, expected: &str) -> Vec<T> {
+        let elements = self.elements(notes, key).into_iter();
+        elements.filter_map(|(path, element)| deserialize(notes, &path, element, expected)).collect()
+    }
+
     /// The elements of an array, with their keys.
     pub fn elements(&mut self, notes: &mut Notes, key: &'static str) -> Vec<(String, Spanned<DeValue<'i>>)> {
         let Some(value) = self.remove(notes, key) else { return Vec::new() };

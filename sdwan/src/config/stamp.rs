@@ -9,7 +9,7 @@ use sdwan_common::stamp::PORT;
 use serde::{Deserialize, Serialize};
 
 use super::read::set;
-use super::reader::{Notes, Section, deserialize};
+use super::reader::{Notes, Section};
 use crate::engine::policy::Dscp;
 use crate::measure::stamp::answer::{AllowedDscp, Manner, Mode};
 use crate::measure::stamp::key::{Key, KeyError};
@@ -125,18 +125,10 @@ impl StampConfig {
 
 /// Reads the section.
 pub(super) fn read(stamp: &mut StampConfig, mut section: Section<'_>, notes: &mut Notes) {
-    stamp.listen = section
-        .elements(notes, "listen")
-        .into_iter()
-        .filter_map(|(path, element)| deserialize(notes, &path, element, "an address such as \"192.0.2.1\""))
-        .collect();
+    stamp.listen = section.list(notes, "listen", "an address such as \"192.0.2.1\"");
     stamp.key_file = section.take(notes, "key_file", "a path");
     set(&mut stamp.key_for_tlvs, section.take(notes, "key_for_tlvs", "true or false"));
-    stamp.allowed = section
-        .elements(notes, "allowed")
-        .into_iter()
-        .filter_map(|(path, element)| deserialize(notes, &path, element, "a prefix such as \"192.0.2.0/24\""))
-        .collect();
+    stamp.allowed = section.list(notes, "allowed", "a prefix such as \"192.0.2.0/24\"");
     set(&mut stamp.source_pps, section.take(notes, "source_pps", "a whole number"));
     set(&mut stamp.total_pps, section.take(notes, "total_pps", "a whole number"));
     set(&mut stamp.stateless, section.take(notes, "stateless", "true or false"));

@@ -50,7 +50,7 @@ pub fn run(figures: &mut Figures) -> Result<()> {
     show(&rows);
     add(figures, &rows);
     match steps(&mesh) {
-        Ok(times) => median(figures, "accuracy.step_s", "s", times),
+        Ok(times) => median(figures, "accuracy.step_s", "s", &times),
         Err(error) => figures.missing("accuracy.step_s", "s", format!("{error:#}")),
     }
     Ok(())
@@ -195,7 +195,7 @@ fn add(figures: &mut Figures, rows: &[Row]) {
         Some(floor) => {
             let steady = rows.iter().filter(|row| row.line.jitter_ms() == [0.0, 0.0] && row.line.name != CLEAN);
             let errors = steady.filter_map(|row| Some((row.ours.rtt_ms? - row.line.rtt_ms() - floor).abs() * 1e3));
-            median(figures, "accuracy.rtt_err_us", "us", errors.collect());
+            median(figures, "accuracy.rtt_err_us", "us", &errors.collect::<Vec<_>>());
             figures.add("accuracy.rtt_floor_us", floor * 1e3, "us", 1);
         }
         None => figures.missing("accuracy.rtt_err_us", "us", "ping got no answer on the line that does nothing"),
@@ -212,7 +212,7 @@ fn add(figures: &mut Figures, rows: &[Row]) {
             scores.push(if deviation > 0.0 { (error / deviation).abs() } else { error.abs() * row.probes });
         }
     }
-    median(figures, "accuracy.jitter_err_pct", "%", jitter);
+    median(figures, "accuracy.jitter_err_pct", "%", &jitter);
     let worst = scores.iter().copied().fold(0.0, f64::max);
     figures.add("accuracy.loss_err_z", worst, "sigma", scores.len() as u64);
     // The score of the moment rests on ten seconds of loss: only where none is, its truth is sharp.

@@ -10,7 +10,7 @@ mod tools;
 
 use anyhow::Result;
 
-use crate::figures::Figures;
+use crate::figures::{self, Figures};
 pub use lines::{CLEAN, Line, STEP, lines};
 pub use tools::Reading;
 
@@ -80,10 +80,9 @@ fn missing(figures: &mut Figures, part: Part, why: &str) {
     }
 }
 
-fn median(figures: &mut Figures, name: &str, unit: &str, mut values: Vec<f64>) {
-    values.sort_by(f64::total_cmp);
-    match values.get(values.len() / 2) {
-        Some(value) => figures.add(name, *value, unit, values.len() as u64),
+fn median(figures: &mut Figures, name: &str, unit: &str, values: &[f64]) {
+    match figures::median(values) {
+        Some(value) => figures.add(name, value, unit, values.len() as u64),
         None => figures.missing(name, unit, "nothing gave a value"),
     }
 }
@@ -115,7 +114,7 @@ mod tests {
     fn nothing_measured_is_no_zero() {
         let mut figures = Figures::new("accuracy");
         worst(&mut figures, "accuracy.capacity_err_pct", "%", &[], "no line was measured");
-        median(&mut figures, "accuracy.step_s", "s", Vec::new());
+        median(&mut figures, "accuracy.step_s", "s", &[]);
         assert!(figures.figures().iter().all(|figure| figure.value.is_none() && figure.why.is_some()));
     }
 }

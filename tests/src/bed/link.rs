@@ -405,8 +405,7 @@ impl Link {
     fn insert_line(&self, state: &mut State, [up, down]: [Impairment; 2]) -> Result<()> {
         let Parts { site, uplink, provider, port, lines, .. } = &self.parts;
         let (near, far) = self.line_ends();
-        let mac = provider.shell(&format!("cat /sys/class/net/{port}/address"))?;
-        let (mac, lines_pid, mtu) = (mac.trim(), lines.pid(), state.port_mtu);
+        let (mac, lines_pid, mtu) = (provider.mac(port)?, lines.pid(), state.port_mtu);
         provider.ip(&format!(
             "link set {port} netns {lines_pid} name {near}\n\
              link add {port} address {mac} mtu {mtu} type veth peer name {far} mtu {mtu} netns {lines_pid}\n"

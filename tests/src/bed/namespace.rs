@@ -159,6 +159,11 @@ impl Namespace {
             .attempt(|| format!("look up interface {interface} in {}", self.name()))
     }
 
+    /// The MAC address of an interface inside, as `02:00:00:00:00:01`.
+    pub fn mac(&self, interface: &str) -> Result<String> {
+        Ok(self.shell(&format!("cat /sys/class/net/{interface}/address"))?.trim().to_owned())
+    }
+
     /// One counter of `/sys/class/net/INTERFACE/statistics`, such as `tx_packets`.
     pub fn statistic(&self, interface: &str, counter: &str) -> Result<u64> {
         let path = PathBuf::from(format!("/sys/class/net/{interface}/statistics/{counter}"));

@@ -8,11 +8,11 @@ use super::desired::Size;
 use super::lane::{Carried, Lane};
 use super::packets::{Arrivals, Course, SMALL, outbound};
 use super::raw::PLAN;
-use super::rounds::{Rounds, count, median};
+use super::rounds::{Rounds, count};
 use super::stage::Stage;
 use super::ways::Way;
 use super::{FLOWS, ROOM, fill};
-use crate::figures::Figures;
+use crate::figures::{Figures, median};
 
 /// On a table with room for all.
 const FLOW_COUNTS: [(&str, Arrivals); 4] = [
@@ -136,7 +136,7 @@ fn give<T>(figures: &mut Figures, names: &[(&str, &str)], values: Result<Vec<T>>
         }
     };
     for (at, (name, unit)) in names.iter().enumerate() {
-        match median(rows.iter().map(|row| row[at]).collect()).context("nothing was measured") {
+        match median(&rows.iter().map(|row| row[at]).collect::<Vec<_>>()).context("nothing was measured") {
             Ok(value) => {
                 eprintln!("        {name}: {value:.3} {unit}");
                 figures.add(name, value, unit, rows.len() as u64);

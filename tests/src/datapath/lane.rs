@@ -9,8 +9,9 @@ use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
 use super::raw::{Aim, Generator, PLAN};
-use super::stage::{FEED, LAN, OFFICE, Stage, TUNNEL, counter, pin};
+use super::stage::{FEED, LAN, OFFICE, Stage, TUNNEL, counter};
 use crate::pace;
+use crate::processors::pin;
 
 /// How long packets are handled in one measurement, at least; in the handling thread's own time.
 const TIME: Duration = Duration::from_millis(300);
@@ -142,7 +143,7 @@ impl Handler {
         let (Some(thread), None) = (new.next(), new.next()) else {
             anyhow::bail!("there is not one thread that handles {interface}'s packets");
         };
-        pin(Pid::from_raw(thread), processor)?;
+        pin(Pid::from_raw(thread), processor..processor + 1)?;
         let name = format!("ksoftirqd/{processor}");
         let second = threads(&name)?.first().copied().with_context(|| format!("there is no thread {name}"))?;
         let clock = |thread| clock_getcpuclockid(Pid::from_raw(thread)).context("the clock of a kernel's thread");

@@ -25,8 +25,9 @@ use sdwan::dataplane::{Dataplane, Reader};
 use sdwan_common::abi::{Flow, FlowKey};
 
 use crate::figures::Figures;
+use crate::processors::pin;
 use packets::{Arrivals, Course, SMALL, outbound, ports};
-use stage::{Stage, pin};
+use stage::Stage;
 
 /// Room for many flows.
 const ROOM: u32 = 2_097_152;
@@ -72,7 +73,7 @@ impl Part {
             }
         };
         let stage = Stage::new()?;
-        pin(Pid::from_raw(0), 0)?;
+        pin(Pid::from_raw(0), 0..1)?;
         if stage.processors == 1 {
             // What handles the packets goes before what sends them, lest most get lost on the way.
             // SAFETY: it takes numbers only. A failure leaves things as they are.

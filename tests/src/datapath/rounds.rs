@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::figures::Figures;
+use crate::figures::{Figures, median};
 use crate::pace;
 
 /// Rounds; fewer where a machine is emulated, whose clock counts instructions and knows no noise.
@@ -42,7 +42,7 @@ impl Rounds {
     pub fn into_figures(self, figures: &mut Figures, unit: &str) {
         for (name, values) in self.values {
             let count = values.as_ref().map_or(0, Vec::len) as u64;
-            match values.map(median) {
+            match values.map(|values| median(&values)) {
                 Ok(Some(value)) => {
                     eprintln!("        {name}: {value:.1} {unit}");
                     figures.add(name, value, unit, count);
@@ -53,26 +53,6 @@ impl Rounds {
                     figures.missing(name, unit, error);
                 }
             }
-        }
-    }
-}
-
-/// The median of some numbers; of an even count the upper one.
-pub fn median(mut numbers: Vec<f64>) -> Option<f64> {
-    numbers.sort_unstable_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied()
-}
-
-/// Adds a value, or why there is none.
-pub fn add(figures: &mut Figures, name: &str, unit: &str, value: Result<f64>) {
-    match value {
-        Ok(value) => {
-            eprintln!("        {name}: {value:.1} {unit}");
-            figures.add(name, value, unit, 1);
-        }
-        Err(error) => {
-            eprintln!("        {name}: {error:#}");
-            figures.missing(name, unit, format!("{error:#}"));
         }
     }
 }

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
-use nix::unistd::Pid;
+use nix::sched::{CloneFlags, unshare};
 use sdwan::dataplane::desired::Desired;
 use sdwan::dataplane::{Attachment, Capacities, Dataplane, Direction, Settings};
 use sdwan_common::abi::capacity;
@@ -68,13 +67,6 @@ pub fn run(command: &str) -> Result<()> {
     let output = Command::new(program).args(words).output().with_context(|| command.to_owned())?;
     ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
-}
-
-/// Ties this thread, or another, to a processor.
-pub fn pin(thread: Pid, processor: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(processor)?;
-    sched_setaffinity(thread, &set).with_context(|| format!("tie thread {thread} to processor {processor}"))
 }
 
 impl Stage {

@@ -9,8 +9,8 @@ use aya::programs::SchedClassifier;
 
 use super::packets::Kind;
 use super::raw;
-use super::rounds::median;
 use super::stage::Stage;
+use crate::figures::median;
 
 /// A run's packets: the program gets what it made of the packet before, and each one takes a hop off its TTL.
 const ROUNDS: u32 = 250;
@@ -160,5 +160,5 @@ pub fn yardstick(object: &raw::Object) -> Result<f64> {
 
 /// The median of runs: one that something else interrupted says nothing.
 fn middle(times: impl Iterator<Item = Result<f64>>) -> Result<f64> {
-    median(times.collect::<Result<Vec<f64>>>()?).context("no time was measured")
+    median(&times.collect::<Result<Vec<f64>>>()?).context("no time was measured")
 }

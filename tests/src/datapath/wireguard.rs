@@ -14,9 +14,8 @@ use sdwan::tunnel::{
 use sdwan_common::abi::PathStats;
 
 use super::desired::{Ports, add_site, desired};
-use super::rounds::median;
 use crate::bed::{Bed, MARKER, Namespace, Provider, Site};
-use crate::figures::Figures;
+use crate::figures::{Figures, median};
 use crate::iperf::server_report;
 use crate::{mesh, pace};
 
@@ -139,7 +138,7 @@ fn measure(kind: BackendKind, program: Option<&[OsString]>) -> Result<([f64; 5],
     }
     let mut medians = [0.0; 5];
     for (to, values) in medians.iter_mut().zip(values) {
-        *to = median(values).context("no round was measured")?;
+        *to = median(&values).context("no round was measured")?;
     }
     Ok((medians, rounds as u64))
 }

@@ -57,7 +57,7 @@ pub fn run(part: Option<Part>) -> Result<Figures> {
     if wanted(Part::Memory) {
         for (sites, name) in COUNTED {
             say(&format!("memory of each path among {sites} sites, 20 minutes of virtual time"));
-            add(&mut figures, name, "bytes", 4 * u64::from(sites), memory(sites));
+            figures.tell(name, "bytes", 4 * u64::from(sites), memory(sites));
         }
     }
     if wanted(Part::Announcements) {
@@ -69,7 +69,7 @@ pub fn run(part: Option<Part>) -> Result<Figures> {
         let pieces = std::thread::scope(|scope| scope.spawn(|| pieces_of_all_sizes(&say)).join());
         pieces.map_err(|_| anyhow::anyhow!("a piece panicked"))?.into_iter().for_each(|measured| {
             let Measured { name, unit, n, value } = measured;
-            add(&mut figures, &name, unit, n, value);
+            figures.tell(&name, unit, n, value);
         });
     }
     if wanted(Part::Daemon) {
@@ -77,19 +77,6 @@ pub fn run(part: Option<Part>) -> Result<Figures> {
     }
     say("done");
     Ok(figures)
-}
-
-fn add(figures: &mut Figures, name: &str, unit: &str, n: u64, value: Result<f64>) {
-    match value {
-        Ok(value) => {
-            eprintln!("        {name}: {value:.3} {unit}");
-            figures.add(name, value, unit, n);
-        }
-        Err(error) => {
-            eprintln!("        {name}: {error:#}");
-            figures.missing(name, unit, format!("{error:#}"));
-        }
-    }
 }
 
 fn memory(sites: u32) -> Result<f64> {
@@ -113,8 +100,8 @@ fn announced(figures: &mut Figures) {
         Ok(f64::from(SITES) / median(times).as_secs_f64())
     };
     let n = u64::from(SITES) * ROUNDS as u64;
-    add(figures, "engine.announcements_per_s", "1/s", n, per_second(false));
-    add(figures, "engine.announcements_of_strangers_per_s", "1/s", n, per_second(true));
+    figures.tell("engine.announcements_per_s", "1/s", n, per_second(false));
+    figures.tell("engine.announcements_of_strangers_per_s", "1/s", n, per_second(true));
 }
 
 /// The daemon's figures.
@@ -157,7 +144,7 @@ fn daemon(figures: &mut Figures, seen: Result<Seen>) {
     ];
     for ((name, unit), (value, n)) in names.into_iter().zip(values) {
         let missing = || anyhow::anyhow!("there was nothing to measure: no decision, or the kernel's WireGuard");
-        add(figures, name, unit, n, value.ok_or_else(missing));
+        figures.tell(name, unit, n, value.ok_or_else(missing));
     }
 }
 

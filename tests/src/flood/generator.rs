@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder};
 
 use crate::bed::{Link, Namespace};
 use crate::datapath::raw::{self, EXIT, Instruction, Object, PRANDOM, REDIRECT, XDP, add, call, copy, set};
@@ -85,18 +85,17 @@ impl Flood {
         kind: Kind,
     ) -> Result<Self> {
         let ifindex = namespace.ifindex(interface)?;
+        // The identification and the lower half of the source keep their sum, whatever they are.
+        let mut header = Ipv4Header::new(0, 64, IpNumber::UDP, [198, 18, 0, 0], address.octets())?;
+        header.identification = 0xffff;
         let mut frame = Vec::new();
         PacketBuilder::ethernet2([2, 0, 0, 0, 0, 0xee], mac)
-            .ipv4([198, 18, 0, 1], address.octets(), 64)
+            .ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()))
             .udp(40_000, port)
             .write(&mut frame, &kind.payload())
             .context("memory takes any packet")?;
-        // Without a UDP checksum; the identification and the lower half of the source keep their sum, whatever they are.
+        // Without a UDP checksum.
         frame[40..42].fill(0);
-        frame[18..20].copy_from_slice(&[0xff, 0xff]);
-        frame[28..30].fill(0);
-        let sum = header_sum(&frame[14..34]);
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
         Ok(Self { program: generator(ifindex)?, frame, namespace: namespace.clone() })
     }
 
@@ -135,24 +134,10 @@ fn generator(ifindex: u32) -> Result<Object> {
     raw::load(XDP, &program).context("load the generator")
 }
 
-/// The checksum of an IPv4 header whose own checksum field is skipped.
-fn header_sum(header: &[u8]) -> u16 {
-    let words = header.chunks(2).enumerate().filter(|(at, _)| *at != 5);
-    let mut sum: u32 = words.map(|(_, pair)| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
 fn mac(namespace: &Namespace, interface: &str) -> Result<[u8; 6]> {
-    let text = namespace.shell(&format!("cat /sys/class/net/{interface}/address"))?;
-    let bytes: Vec<u8> = text
-        .trim()
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16))
-        .collect::<Result<_, _>>()
-        .context(text.clone())?;
+    let text = namespace.mac(interface)?;
+    let bytes: Vec<u8> =
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>().context(text.clone())?;
     ensure!(bytes.len() == 6, "{interface} has no MAC address: {text}");
     Ok([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]])
 }

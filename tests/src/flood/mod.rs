@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 pub use generator::{Flood, Kind, SINK_PORT, Sink};
 
 use crate::bed::{Bed, Families, Provider, offload};
-use crate::figures::Figures;
+use crate::figures::{self, Figures};
 use crate::mesh::{Mesh, MeshOptions};
+use crate::processors::pin;
 use crate::traffic::{TcpSink, TcpSource, TcpSpec};
 
 /// Rounds of each kind with the guard.
@@ -59,7 +59,7 @@ pub fn run() -> Result<Figures> {
     let processors = std::thread::available_parallelism()?.get();
     ensure!(processors >= 2, "the generator needs a processor of its own, and there is one in all");
     // Everything but the generator: what is started from here on inherits it.
-    pin(1..processors)?;
+    pin(Pid::from_raw(0), 1..processors)?;
     say("two gateways with the guard");
     guarded(&mut figures, &say)?;
     say("the same without it");
@@ -156,7 +156,7 @@ impl Stage {
         let stop = Arc::new(AtomicBool::new(false));
         let until = stop.clone();
         let generator = std::thread::Builder::new().name("generator".into()).spawn(move || -> Result<()> {
-            pin(0..1)?;
+            pin(Pid::from_raw(0), 0..1)?;
             while !until.load(Ordering::Relaxed) {
                 flood.send(BATCH)?;
             }
@@ -215,17 +215,7 @@ fn last(numbers: &[f64]) -> f64 {
     numbers.last().copied().unwrap_or(0.0)
 }
 
+/// Without a round there is no number.
 fn median(numbers: &[f64]) -> f64 {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// Ties this thread to some processors.
-fn pin(processors: std::ops::Range<usize>) -> Result<()> {
-    let mut set = CpuSet::new();
-    for processor in processors.clone() {
-        set.set(processor)?;
-    }
-    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("tie a thread to processors {processors:?}"))
+    figures::median(numbers).unwrap_or(f64::NAN)
 }

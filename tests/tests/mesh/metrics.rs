@@ -9,27 +9,17 @@ use std::time::{Duration, Instant};
 
 use sdwan_tests::bed::Namespace;
 use sdwan_tests::mesh::{Mesh, MeshOptions, UplinkRate};
-use sdwan_tests::needs_bed;
 use sdwan_tests::traffic::{UdpReceiver, UdpSender, UdpSpec};
+use sdwan_tests::{needs_bed, tools};
 use serde_json::Value;
 
 use crate::{PATIENCE, host, mesh_on, two_sites};
 
 const METRICS: &str = "\n[metrics]\nlisten = [\"127.0.0.1:9586\", \"[::1]:9586\"]\n";
 const PROMETHEUS: &str = "127.0.0.1:9090";
-/// Where `cargo xtask setup` unpacks them, below the target directory.
-const TOOLS: &str = "tools/prometheus/usr/bin";
-
-/// A tool of Prometheus; without it a test is skipped by name.
-fn tool(name: &str) -> Option<PathBuf> {
-    let me = std::env::current_exe().expect("my own program");
-    let found = me.ancestors().map(|directory| directory.join(TOOLS).join(name)).find(|path| path.is_file());
-    if found.is_none() {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        eprintln!("skipped: {test}: no program target/{TOOLS}/{name}: `cargo xtask setup` fetches it");
-    }
-    found
-}
+/// Where `cargo xtask setup` unpacks them.
+const PROMETHEUS_PROGRAM: &str = "prometheus/usr/bin/prometheus";
+const PROMTOOL: &str = "prometheus/usr/bin/promtool";
 
 fn monitoring(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/monitoring").join(file)
@@ -73,7 +63,7 @@ fn metrics_are_served_on_both_families_and_nothing_else_is() {
             assert!(head.contains(" 404 "), "{path}: {head}");
         }
     }
-    let Some(promtool) = tool("promtool") else { return };
+    let Some(promtool) = tools::find(PROMTOOL) else { return };
     let (_, body) = get(gateway.namespace(), "127.0.0.1:9586", "/metrics").expect("it answers");
     let mut check = Command::new(promtool);
     check.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::piped());
@@ -111,7 +101,7 @@ fn clients_that_say_nothing_or_too_much_hold_nobody_up() {
 
 #[test]
 fn the_alerts_are_what_promtool_takes_for_right_and_fire_when_they_should() {
-    let Some(promtool) = tool("promtool") else { return };
+    let Some(promtool) = tools::find(PROMTOOL) else { return };
     for (what, file) in [("check", "alerts.yml"), ("test", "alerts.test.yml")] {
         let outcome = Command::new(&promtool).args([what, "rules"]).arg(monitoring(file)).output();
         let outcome = outcome.expect("promtool starts");
@@ -147,7 +137,7 @@ fn result(namespace: &Namespace, query: &str) -> Vec<Value> {
 #[test]
 fn prometheus_scrapes_a_live_mesh_and_every_panel_of_the_dashboard_shows_something() {
     needs_bed!();
-    let Some(prometheus) = tool("prometheus") else { return };
+    let Some(prometheus) = tools::find(PROMETHEUS_PROGRAM) else { return };
     let mesh = mesh();
     let gateway = mesh.gateway("a");
     let namespace = gateway.namespace();

@@ -11,24 +11,7 @@ use sdwan_common::select::{Selection, flow_hash, select};
 use sdwan::dataplane::desired::Desired;
 use sdwan::dataplane::{Capacities, Error, Reconciler, Table, Tables};
 use sdwan::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
-
-/// A map that nothing in the simulation reads.
-struct Unread;
-
-impl<K, V> Table<K, V> for Unread {
-    fn entries(&self) -> Result<BTreeMap<K, V>, Error> {
-        Ok(BTreeMap::new())
-    }
-    fn set(&mut self, _: &K, _: &V) -> Result<(), Error> {
-        Ok(())
-    }
-    fn set_many(&mut self, _: &[(K, V)]) -> Result<(), Error> {
-        Ok(())
-    }
-    fn remove(&mut self, _: &K) -> Result<(), Error> {
-        Ok(())
-    }
-}
+use sdwan_tests::engine::maps::nowhere;
 
 /// A map in memory, which counts what is written. Clones share it.
 struct Memory<K, V> {
@@ -115,23 +98,12 @@ impl Maps {
             site_ids: Box::new(Memory::new(&operations)),
             prefixes: Box::new(Memory::new(&operations)),
             paths: Box::new(paths.clone()),
-            path_stats: Box::new(Unread),
             path_live: Box::new(live.clone()),
-            tcp_rtt: Box::new(Unread),
-            copy_numbers: Box::new(Unread),
             tunnel_paths: Box::new(Memory::new(&operations)),
             path_sets: Box::new(sets.clone()),
-            zones: Box::new(Unread),
-            rules: Box::new(Unread),
-            classes: Box::new(Unread),
-            protocol: Box::new(Unread),
-            source_port: Box::new(Unread),
-            destination_port: Box::new(Unread),
-            dscp: Box::new(Unread),
-            zone: Box::new(Unread),
-            source: Box::new(Unread),
-            destination: Box::new(Unread),
             config: Box::new(config.clone()),
+            // Nothing in the simulation reads the others.
+            ..nowhere()
         };
         let capacities = Capacities { sites: 1_024, classes: CLASSES, paths: 8_192, ..Capacities::default() };
         let reconciler = Reconciler::new(tables, capacities).expect("memory can be read");

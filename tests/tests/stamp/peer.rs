@@ -1,33 +1,21 @@
 //! An independent implementation of STAMP, `stamp-suite`, understands us and we understand it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use sdwan_tests::needs_bed;
+use sdwan_tests::{needs_bed, tools};
 use serde_json::Value;
 
 use crate::{PATIENCE, PORT, Reflector, addresses, answered, bed, key_file, wait_for};
 
-/// Where `cargo xtask setup` puts it, below the target directory.
-const PLACE: &str = "tools/stamp-suite-1.0.0/bin/stamp-suite";
-
-/// The program; without it a test is skipped by name.
-fn program() -> Option<PathBuf> {
-    let me = std::env::current_exe().expect("my own program");
-    let found = me.ancestors().map(|directory| directory.join(PLACE)).find(|path| path.is_file());
-    if found.is_none() {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        eprintln!("skipped: {test}: no program target/{PLACE}: `cargo xtask setup` installs it");
-    }
-    found
-}
+/// Where `cargo xtask setup` puts it.
+const PROGRAM: &str = "stamp-suite-1.0.0/bin/stamp-suite";
 
 #[test]
 fn our_sender_measures_by_an_independent_reflector() {
     needs_bed!();
-    let Some(program) = program() else { return };
+    let Some(program) = tools::find(PROGRAM) else { return };
     let bed = bed();
     let key = key_file(&bed, "key", 7);
     let key = key.to_str().expect("text");
@@ -70,7 +58,7 @@ fn our_sender_measures_by_an_independent_reflector() {
 #[test]
 fn an_independent_sender_measures_by_our_reflector() {
     needs_bed!();
-    let Some(program) = program() else { return };
+    let Some(program) = tools::find(PROGRAM) else { return };
     let bed = bed();
     let key = key_file(&bed, "key", 7);
     let key = key.to_str().expect("text");

@@ -15,7 +15,7 @@ use crate::dataplane::Error;
 use crate::dataplane::load::{Layout, open};
 use crate::dataplane::tables::{BoxedTable, KernelArray, KernelHash, KernelPerCpu, KernelTrie};
 use crate::engine::Time;
-use crate::engine::policy::address_bytes;
+use crate::engine::policy::{address_bytes, contains};
 
 /// The bits of one half of a set of rules.
 const HALF: u64 = (1 << MAX_DROP_RULES) - 1;
@@ -229,14 +229,8 @@ impl EarlyMaps {
 
 /// What a lookup in the trie gives for every address of this prefix.
 pub(super) fn covering(content: &BTreeMap<PrefixKey, u64>, key: &PrefixKey) -> u64 {
-    let around = content.iter().filter(|(other, _)| other.length <= key.length && contains(other, key));
+    let around = content.iter().filter(|(other, _)| other.length <= key.length && contains(other, &key.address));
     around.max_by_key(|(other, _)| other.length).map_or(0, |(_, set)| *set)
-}
-
-fn contains(outer: &PrefixKey, inner: &PrefixKey) -> bool {
-    let bits = |key: &PrefixKey| u128::from_be_bytes(key.address);
-    let mask = u128::MAX.checked_shl(128 - outer.length).unwrap_or(0);
-    (bits(outer) ^ bits(inner)) & mask == 0
 }
 
 /// Makes a table equal `wanted`, with the fewest writes.

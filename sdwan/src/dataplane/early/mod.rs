@@ -13,7 +13,7 @@ use sdwan_common::abi::Limit;
 use serde::{Deserialize, Serialize};
 
 pub(super) use maps::EarlyMaps;
-pub use rules::{DropRule, WITH_PORTS};
+pub use rules::DropRule;
 
 use crate::engine::types::TunnelKey;
 

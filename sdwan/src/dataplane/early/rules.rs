@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use sdwan_common::abi::{MAX_DROP_RULES, PrefixKey};
+use sdwan_common::classify::WITH_PORTS;
 use serde::{Deserialize, Serialize};
 
 use super::LanFilterDesired;
 use crate::engine::policy::{PortRange, Protocol, prefix_key};
-
-/// Protocols whose packets carry ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
-pub const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
 /// `[[drop]]`: what is dropped where it comes in from the LAN. All lists must match; an empty one matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use sdwan_common::abi::{Address, Guard, LanFilter, PrefixKey, ZoneKey, lan_filter_flag};
+use sdwan_common::classify::WITH_PORTS;
 
 use super::maps::EarlyTables;
 use super::rules::CompiledDrops;

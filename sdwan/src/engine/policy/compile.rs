@@ -8,12 +8,10 @@ use ipnet::IpNet;
 use sdwan_common::abi::{
     Address, Class, DSCP_KEEP, MAX_RULES, MAX_ZONES, PrefixKey, Rule, RuleSet, Scope, class_flag, dimension,
 };
+use sdwan_common::classify::{WITH_PORTS, protocol_has_ports};
 
 use super::compiled::{CompiledRules, contains};
 use super::{Match, Mode, Policy, PortRange, Preference, Sla, Sticky};
-
-/// Protocols that have ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
-const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
 /// A class as the policies define it.
 #[derive(Clone, Debug, PartialEq)]
@@ -193,7 +191,7 @@ fn lines_of(policy: &Policy, alternative: &Match, rule: Rule, zones: &[String]) 
         if protocols.is_empty() {
             protocols.extend(WITH_PORTS);
         }
-        protocols.retain(|protocol| WITH_PORTS.contains(protocol));
+        protocols.retain(|protocol| protocol_has_ports(*protocol));
         if protocols.is_empty() {
             return Err(CompileError::PortsWithoutProtocol(policy.name.clone()));
         }

@@ -55,7 +55,7 @@ impl CompiledRules {
 }
 
 /// Does `prefix` contain `address`?
-pub(super) fn contains(prefix: &PrefixKey, address: &Address) -> bool {
+pub fn contains(prefix: &PrefixKey, address: &Address) -> bool {
     let length = prefix.length.min(128);
     let mask = if length == 0 { 0 } else { u128::MAX << (128 - length) };
     (u128::from_be_bytes(prefix.address) ^ u128::from_be_bytes(*address)) & mask == 0

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use builtin::default_policies;
 pub use compile::{ClassSpec, Compilation, CompileError, address_bytes, compile, prefix_key};
-pub use compiled::CompiledRules;
+pub use compiled::{CompiledRules, contains};
 
 /// A policy: what it matches, and what its class prefers. Policies apply in ascending `priority`; equal priorities in
 /// the order of their names.
