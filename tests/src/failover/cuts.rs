@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sdwan::engine::path::PathState;
 use sdwan::measure::clock::unix_ns;
 
+use super::phase;
 use crate::bed::{BedError, Cut, Result};
 use crate::mesh::Mesh;
 use crate::pace::{paced, patience};
@@ -24,11 +25,6 @@ const SILENCE: Duration = Duration::from_millis(20);
 const CUT_FOR: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(10)];
 /// From the return of all paths to the next cut.
 const BREATH: Duration = Duration::from_millis(300);
-/// Cuts fall at all moments between two probes of the default pace, whose answers are what says that the paths are back: the
-/// breath grows by so much, a share of its own for each cut.
-const PHASES: Duration = Duration::from_millis(50);
-/// The golden section, whose multiples are spread evenly over the whole, however many they are.
-const SECTION: f64 = 0.618_033_988_749_895;
 /// How long paths may take to come back.
 const RETURN: Duration = Duration::from_secs(20);
 /// For so long the uplinks' packets are counted to see which one carries the stream.
@@ -114,6 +110,7 @@ pub fn cut_again_and_again(mesh: &Mesh, cuts: &Cuts) -> Result<Gaps> {
     while gaps.len() < cuts.count {
         let uplink = busiest_uplink(mesh, if cuts.sender == "a" { "tx_packets" } else { "rx_packets" })?;
         let link = mesh.bed().link("a", uplink);
+        phase::wait(mesh, cuts.sender, cuts.alive.contains(&cuts.sender), gaps.len() + missed)?;
         let start_ns = unix_ns();
         link.cut(cuts.cut)?;
         sleep(patience(CUT_FOR[0]));
@@ -135,8 +132,7 @@ pub fn cut_again_and_again(mesh: &Mesh, cuts: &Cuts) -> Result<Gaps> {
             return Err(BedError::Plan(what));
         }
         return_of_paths(mesh, cuts.alive)?;
-        let phase = ((gaps.len() + missed) as f64 * SECTION).fract();
-        sleep(patience(BREATH) + PHASES.mul_f64(phase));
+        sleep(patience(BREATH));
     }
     let sent = sender.stop()?;
     receiver.finish(&sent, Duration::from_secs(1))?;

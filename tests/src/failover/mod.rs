@@ -5,6 +5,7 @@ mod crashes;
 mod cuts;
 mod duplicate;
 mod flows;
+mod phase;
 
 use std::time::{Duration, Instant};
 

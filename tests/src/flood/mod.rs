@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 pub use generator::{Flood, Kind, SINK_PORT, Sink};
 
-use crate::bed::{Bed, Families, Provider, offload};
+use crate::bed::{Bed, Families, Link, Namespace, Provider, offload};
 use crate::figures::{self, Figures};
 use crate::mesh::{Mesh, MeshOptions};
 use crate::processors::pin;
@@ -61,16 +61,16 @@ pub fn run() -> Result<Figures> {
     // Everything but the generator: what is started from here on inherits it.
     pin(Pid::from_raw(0), 1..processors)?;
     say("two gateways with the guard");
-    guarded(&mut figures, &say)?;
+    guarded(&mut figures, processors, &say)?;
     say("the same without it");
-    unguarded(&mut figures, &say)?;
+    unguarded(&mut figures, processors, &say)?;
     say("done");
     Ok(figures)
 }
 
 /// Figures of the three kinds of floods, each against the quiet rounds between them.
-fn guarded(figures: &mut Figures, say: &impl Fn(&str)) -> Result<()> {
-    let stage = Stage::new(GUARDED)?;
+fn guarded(figures: &mut Figures, processors: usize, say: &impl Fn(&str)) -> Result<()> {
+    let stage = Stage::new(GUARDED, processors)?;
     let (mut quiet, mut flooded) = (Vec::new(), [const { Vec::new() }; Kind::ALL.len()]);
     let mut offered = Vec::new();
     for round in 1..=ROUNDS {
@@ -102,8 +102,8 @@ fn guarded(figures: &mut Figures, say: &impl Fn(&str)) -> Result<()> {
 }
 
 /// The same flood of data where nobody drops it early.
-fn unguarded(figures: &mut Figures, say: &impl Fn(&str)) -> Result<()> {
-    let stage = Stage::new(UNGUARDED)?;
+fn unguarded(figures: &mut Figures, processors: usize, say: &impl Fn(&str)) -> Result<()> {
+    let stage = Stage::new(UNGUARDED, processors)?;
     let (mut quiet, mut flooded, mut offered) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=UNGUARDED_ROUNDS {
         quiet.push(stage.round(None)?.goodput_bps);
@@ -132,13 +132,14 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(extra: &str) -> Result<Self> {
+    fn new(extra: &str, processors: usize) -> Result<Self> {
         let bed =
             Bed::builder().sites(["a", "b"]).providers([("isp1", Provider::Bridge)]).families(Families::V4).build()?;
         let mesh = Mesh::prepare(bed, &MeshOptions { extra: extra.into(), ..MeshOptions::default() })?;
         // A veth interface takes what XDP sends from a ring, which it has with GRO where it has no program.
         let (link, site) = (mesh.bed().link("a", "isp1"), mesh.bed().site("a").namespace());
         site.run(|| offload::switch_on_gro(link.uplink()))?.context("switch GRO on")?;
+        queue_for_each_processor(link, site, processors)?;
         mesh.start_daemons()?;
         mesh.wait_until_up(PATIENCE)?;
         let sink = Sink::new(link.provider())?;
@@ -209,6 +210,22 @@ impl Stage {
         let both = fields.first().zip(fields.get(4)).map(|(taken, full)| taken + full);
         both.with_context(|| format!("the kernel's counters: {text}"))
     }
+}
+
+/// Gives the end of a line a queue for each processor, as a card has: what a processor sends into the line is handled by itself,
+/// out of a ring of its own.
+fn queue_for_each_processor(link: &Link, site: &Namespace, processors: usize) -> Result<()> {
+    let queues = u32::try_from(processors)?;
+    // The end that receives first: the other one may not send to queues that aren't there.
+    site.run(|| offload::set_queues(link.uplink(), queues, queues))?.context("queues of the uplink")?;
+    let (provider, port) = (link.provider(), link.port());
+    provider.run(|| offload::set_queues(port, queues, queues))?.context("queues of the line")?;
+    for processor in 0..processors {
+        let senders = format!("/sys/class/net/{port}/queues/tx-{processor}/xps_cpus");
+        let mask = format!("{:x}", 1_u64.checked_shl(processor as u32).context("more than 64 processors")?);
+        provider.run(|| std::fs::write(&senders, mask))?.with_context(|| format!("write {senders}"))?;
+    }
+    Ok(())
 }
 
 fn last(numbers: &[f64]) -> f64 {

@@ -86,6 +86,7 @@ impl Test {
         if let Some(unknown) = self.tiers.iter().find(|name| !known.contains(&name.as_str())) {
             bail!("there is no tier {unknown:?}; there are: {}", known.join(", "));
         }
+        let began = Instant::now();
         setup::setup(For::Tests)?;
         step("building the tests and the binaries that they start");
         progress::run(cargo("build").args(cargo::USER_SPACE).args(["--lib", "--bins", "--tests"]))?;
@@ -119,7 +120,7 @@ impl Test {
             reports.push(report);
         }
         if self.vm || self.wants(machines::NAME) {
-            reports.extend(machines::run(self.vm, self.filter.as_deref())?);
+            reports.extend(machines::run(self.vm, self.filter.as_deref(), began)?);
         }
         print!("{}", report::summary(&reports));
         let failed = reports.iter().any(|report| report.failed() > 0);
