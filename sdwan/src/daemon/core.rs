@@ -15,7 +15,7 @@ use super::desired::{Identity, heartbeat_stale};
 use super::mtu::Mtu;
 use super::plane::{Cause, Order, Plane, PlaneStatus};
 use super::policies::Policies;
-use super::publish::{Extent, Publishing};
+use super::publish::Publishing;
 use super::routes::RouteInput;
 use super::storage::StorageWatch;
 use super::views::SiteFacts;
@@ -37,8 +37,8 @@ use crate::recording::RecordedEngine;
 use crate::store::{Record, Store};
 use crate::tunnel::{BackendKind, DesiredTunnels, TunnelReport};
 
-/// How often everything is put before the reconcilers again, so that detection times follow the jitter and what was
-/// refused by a full queue arrives after all.
+/// How often everything is put before the reconcilers again at most, so that what was refused by a full queue arrives after
+/// all.
 const REFRESH: Duration = Duration::from_secs(5);
 /// How often the state of each path is recorded; what the store's retention is made for.
 pub const RECORD: Duration = Duration::from_secs(10);
@@ -48,6 +48,8 @@ const TRAFFIC: Duration = Duration::from_secs(1);
 const LONG_WAY: Duration = Duration::from_secs(1);
 /// Replies taken between two looks at the clock.
 const REPLIES_AT_ONCE: usize = 256;
+/// Probes that are due leave together, at most so often: each batch wakes whoever carries the tunnels.
+const PROBES: Duration = Duration::from_millis(1);
 
 /// Everything that comes in.
 pub struct Inbox {
@@ -131,6 +133,8 @@ pub struct Core {
     pub(super) publishing: Publishing,
     /// When the first answer came in that the engine took since it was last let work.
     pub(super) answered: Option<Time>,
+    /// When probes last were asked for.
+    probed: Time,
     pub(super) phase: Phase,
     pub(super) history: super::history::History,
     pub(super) traffic: super::traffic::Traffic,
@@ -200,6 +204,7 @@ impl Core {
             overlays: HashMap::new(),
             publishing: Publishing::default(),
             answered: None,
+            probed: Time::default(),
             phase: Phase::Recalling,
             history: super::history::History::default(),
             traffic: super::traffic::Traffic::default(),
@@ -234,6 +239,7 @@ impl Core {
             self.work();
             self.settle();
             self.publish_due();
+            self.record_some();
             let deadline = self.until_deadline();
             tokio::select! {
                 biased;
@@ -269,7 +275,7 @@ impl Core {
                     self.answer(request);
                 }
                 event = storage.next() => self.event(event),
-                _ = refresh.tick() => self.publish_soon(Extent::Everything),
+                _ = refresh.tick() => self.refresh(),
                 _ = record.tick() => self.record(),
                 _ = traffic.tick() => self.look_for_traffic(),
                 Some(found) = counted.recv() => self.moves_counted(&found),
@@ -280,7 +286,10 @@ impl Core {
 
     fn until_deadline(&self) -> Instant {
         let now = clock::now();
-        let mut wait = self.engine.next_deadline().map_or(REFRESH, |deadline| deadline.since(now));
+        if self.history.in_work() {
+            return Instant::now();
+        }
+        let mut wait = self.engine.next_deadline().map_or(REFRESH, |at| at.max(self.probed + PROBES).since(now));
         for at in self.phase.until().into_iter().chain(self.publishing.at()) {
             wait = wait.min(at.since(now));
         }
@@ -308,7 +317,11 @@ impl Core {
         }
         let due = self.engine.next_deadline().unwrap_or(now).min(now);
         self.engine.poll(now);
-        let probes: Vec<Probe> = std::iter::from_fn(|| self.engine.next_probe(now)).collect();
+        let mut probes: Vec<Probe> = Vec::new();
+        if now.since(self.probed) >= PROBES {
+            self.probed = now;
+            probes.extend(std::iter::from_fn(|| self.engine.next_probe(now)));
+        }
         self.carry_out(Cause::Due(due), now);
         for probe in probes {
             if let Some(site) = self.engine.site(&probe.path.site) {

@@ -25,12 +25,14 @@ use crate::tunnel::{BackendKind, tunnel_of_interface};
 /// Making a whole state takes at most one part of so many of the core's time: in a large mesh, changes that follow each other
 /// share one, and hardly an answer comes while one is made.
 const SHARE: u32 = 200;
+/// … and, where nothing is known to have changed, one of so many.
+const REFRESH_SHARE: u32 = 1_000;
 
 /// How much is to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Extent {
-    /// All but the maps: they have the changes already.
-    ButMaps,
+    /// What follows from the states of paths and from path sets, but for the maps: they have the changes already.
+    States,
     /// Everything.
     Everything,
 }
@@ -43,6 +45,10 @@ pub(super) struct Publishing {
     ended: Time,
     /// … and took so long.
     took: Duration,
+    /// The last one of everything ended then, …
+    whole_ended: Time,
+    /// … and took so long.
+    whole_took: Duration,
     /// An order found the queue full.
     refused: bool,
 }
@@ -63,9 +69,16 @@ impl Publishing {
         Some(extent)
     }
 
-    fn done(&mut self, began: Time, now: Time) {
-        self.ended = now;
-        self.took = now.since(began);
+    fn done(&mut self, extent: Extent, began: Time, now: Time) {
+        (self.ended, self.took) = (now, now.since(began));
+        if extent == Extent::Everything {
+            (self.whole_ended, self.whole_took) = (self.ended, self.took);
+        }
+    }
+
+    /// Whether it is time for everything once more, although nothing is known to have changed.
+    fn stale(&self, now: Time) -> bool {
+        self.refused || now.since(self.whole_ended) >= self.whole_took * (REFRESH_SHARE - 1)
     }
 }
 
@@ -89,13 +102,20 @@ impl Core {
         if changes.topology || changes.rules {
             self.publish_soon(Extent::Everything);
         } else if !changes.sets.is_empty() || !changes.states.is_empty() {
-            self.publish_soon(Extent::ButMaps);
+            self.publish_soon(Extent::States);
         }
     }
 
     /// Has what should be published as soon as that doesn't take too much of the core's time.
     pub(super) fn publish_soon(&mut self, extent: Extent) {
         self.publishing.request(extent, clock::now());
+    }
+
+    /// Has everything published once more, in a large mesh not each time that this is called.
+    pub(super) fn refresh(&mut self) {
+        if self.publishing.stale(clock::now()) {
+            self.publish_soon(Extent::Everything);
+        }
     }
 
     /// Publishes what is due.
@@ -114,23 +134,25 @@ impl Core {
         let began = clock::now();
         self.overlays = self.engine.sites().map(|site| (site.remote().overlay, site.remote().id)).collect();
         if self.phase.knows_sites() {
-            self.publish_network();
+            self.publish_network(extent);
         }
         if self.phase == Phase::Running && extent == Extent::Everything {
             self.publish_maps();
         }
-        self.publishing.done(began, clock::now());
+        self.publishing.done(extent, began, clock::now());
     }
 
-    fn publish_network(&self) {
-        let tunnels = desired::tunnels(&self.engine, self.config.tunnel.listen_port, *self.wireguard.secret());
-        self.outbox.tunnels.send_if_modified(|current| {
-            let changed = current.as_deref() != Some(&tunnels);
-            if changed {
-                *current = Some(Arc::new(tunnels));
-            }
-            changed
-        });
+    fn publish_network(&self, extent: Extent) {
+        if extent == Extent::Everything {
+            let tunnels = desired::tunnels(&self.engine, self.config.tunnel.listen_port, *self.wireguard.secret());
+            self.outbox.tunnels.send_if_modified(|current| {
+                let changed = current.as_deref() != Some(&tunnels);
+                if changed {
+                    *current = Some(Arc::new(tunnels));
+                }
+                changed
+            });
+        }
         let routes = RouteInput {
             uplinks: self.engine.uplinks().to_vec(),
             tunnels: self.interfaces.clone(),
@@ -218,18 +240,30 @@ mod tests {
     fn what_takes_long_to_make_is_made_seldom_and_changes_meanwhile_share_it() {
         let mut publishing = Publishing::default();
         let mut now = Time(1_000_000_000);
-        publishing.request(Extent::ButMaps, now);
-        assert_eq!(publishing.take(now), Some(Extent::ButMaps), "the first one at once");
+        publishing.request(Extent::States, now);
+        assert_eq!(publishing.take(now), Some(Extent::States), "the first one at once");
         assert_eq!(publishing.take(now), None);
-        publishing.done(now, now + MS * 5);
+        publishing.done(Extent::States, now, now + MS * 5);
         now = now + MS * 6;
-        for extent in [Extent::ButMaps, Extent::Everything, Extent::ButMaps] {
+        for extent in [Extent::States, Extent::Everything, Extent::States] {
             publishing.request(extent, now);
         }
         assert_eq!(publishing.at(), Some(Time(1_000_000_000) + MS * 1_000));
         assert_eq!(publishing.take(now + MS * 993), None);
         assert_eq!(publishing.take(now + MS * 994), Some(Extent::Everything));
-        publishing.request(Extent::ButMaps, now + MS * 9_000);
-        assert_eq!(publishing.take(now + MS * 9_000), Some(Extent::ButMaps), "none was made for long");
+        publishing.request(Extent::States, now + MS * 9_000);
+        assert_eq!(publishing.take(now + MS * 9_000), Some(Extent::States), "none was made for long");
+    }
+
+    #[test]
+    fn everything_is_made_anew_seldom_where_that_takes_long_and_soon_where_an_order_was_refused() {
+        let began = Time(1_000_000_000);
+        let mut publishing = Publishing::default();
+        publishing.done(Extent::Everything, began, began + MS * 20);
+        publishing.done(Extent::States, began + MS * 100, began + MS * 101);
+        let due = began + MS * 20 * REFRESH_SHARE;
+        assert!(!publishing.stale(due - MS) && publishing.stale(due));
+        publishing.refused = true;
+        assert!(publishing.stale(began + MS * 200));
     }
 }

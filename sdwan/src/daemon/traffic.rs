@@ -17,10 +17,10 @@ const LIVE: u64 = 8;
 /// Bytes that a packet of a tunnel has on the line beside the inner packet, about.
 const OUTER: u64 = 64;
 
-/// What each path had carried when it was last looked.
+/// What each path had carried when it was last looked, by its number: a number may be another path's by now.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    seen: BTreeMap<PathKey, Carried>,
+    seen: Vec<Option<(PathKey, Carried)>>,
     at: Time,
 }
 
@@ -36,11 +36,17 @@ impl Traffic {
     /// What each path carried towards the peer since an earlier look, bit/s on the line.
     fn loads_since(&self, former: &Self) -> BTreeMap<PathKey, u64> {
         let span_ns = self.at.since(former.at).as_nanos().max(1);
-        let load = |(path, carried): (&PathKey, &Carried)| {
-            let bytes = carried.sent?.checked_sub(former.seen.get(path)?.sent?)?;
-            Some((*path, (u128::from(bytes) * 8_000_000_000 / span_ns) as u64))
+        let load = |(number, seen): (usize, &Option<(PathKey, Carried)>)| {
+            let (path, carried) = (*seen)?;
+            let bytes = carried.sent?.checked_sub(former.carried(number, path)?.sent?)?;
+            Some((path, (u128::from(bytes) * 8_000_000_000 / span_ns) as u64))
         };
-        self.seen.iter().filter_map(load).collect()
+        self.seen.iter().enumerate().filter_map(load).collect()
+    }
+
+    fn carried(&self, number: usize, path: PathKey) -> Option<Carried> {
+        let (known, carried) = (*self.seen.get(number)?)?;
+        (known == path).then_some(carried)
     }
 }
 
@@ -49,19 +55,20 @@ impl Core {
     /// paths carried.
     pub(super) fn look_for_traffic(&mut self) {
         let mut sites = BTreeSet::new();
-        let mut seen = BTreeMap::new();
         let count = self.plane_status.numbers.iter().map(|(_, number)| number + 1).max().unwrap_or(0);
+        let mut seen = vec![None; count as usize];
         let all = self.reader.all_path_stats(count).unwrap_or_default();
         for (path, number) in &self.plane_status.numbers {
+            let number = *number as usize;
             // A path whose counters can't be read counts as one with traffic: it is probed fast.
-            let stats = all.get(*number as usize);
+            let stats = all.get(number);
             let sent = stats.map(|stats| stats.sent_bytes + stats.sent_packets * OUTER);
             let packets = stats.map_or(u64::MAX, |stats| stats.sent_packets + stats.received_packets);
-            let former = self.traffic.seen.get(path).map_or(packets, |former| former.packets);
+            let former = self.traffic.carried(number, *path).map_or(packets, |former| former.packets);
             if packets.saturating_sub(former) >= LIVE || packets == u64::MAX {
                 sites.insert(path.site);
             }
-            seen.insert(*path, Carried { packets, sent });
+            seen[number] = Some((*path, Carried { packets, sent }));
         }
         let now = clock::now();
         let former = std::mem::replace(&mut self.traffic, Traffic { seen, at: now });

@@ -359,7 +359,9 @@ impl Engine {
             if !site.active(now) {
                 awoken.extend(site.paths().map(|(tunnel, _)| PathKey { site: *id, tunnel }));
             }
-            site.traffic(now, &self.settings);
+            if site.traffic(now, &self.settings) {
+                self.wakes.push(Reverse((site.wake_at(), *id)));
+            }
         }
         self.reckon_paces(now);
         for key in awoken {

@@ -35,7 +35,7 @@ pub struct Settings {
     pub switch_hold: Duration,
     /// How long a path must break its class's SLA, or be degraded, before the class leaves it.
     pub violation_hold: Duration,
-    /// How often the paths of a site are rated when nothing urgent happens.
+    /// How often the paths of a site are rated when nothing urgent happens, if they are probed as often.
     pub rate_interval: Duration,
 }
 

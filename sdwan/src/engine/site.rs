@@ -142,8 +142,17 @@ impl Site {
         now < self.active_until
     }
 
-    pub(super) fn traffic(&mut self, now: Time, settings: &Settings) {
+    /// User packets go to it or come from it. Returns whether it must be woken earlier than planned: from now on it is rated
+    /// as often as one with traffic.
+    pub(super) fn traffic(&mut self, now: Time, settings: &Settings) -> bool {
         self.active_until = self.active_until.max(now + settings.active_hold);
+        let rate_at = now + settings.rate_interval;
+        let sooner = rate_at < self.rate_at;
+        if sooner {
+            self.rate_at = rate_at;
+            self.plan(settings, now);
+        }
+        sooner
     }
 
     pub(super) fn set_remote(&mut self, remote: RemoteSite) {
@@ -336,10 +345,16 @@ impl Site {
             }
         }
         if rate {
-            self.rate_at = now + settings.rate_interval;
+            self.rate_at = now + self.rate_interval(settings);
         }
         self.decide(compilation, settings, now, changes);
         self.plan(settings, now);
+    }
+
+    /// Time between two ratings: there is nothing to rate before a probe was answered or lost.
+    fn rate_interval(&self, settings: &Settings) -> Duration {
+        let pace = self.paths.values().map(|entry| entry.path.pace()).min();
+        pace.unwrap_or_default().max(settings.rate_interval)
     }
 
     /// Decides about every class.
