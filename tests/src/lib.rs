@@ -13,6 +13,7 @@
 //! - [`histogram`]: quantiles of durations
 //! - [`iperf`]: `iperf3` between two namespaces
 //! - [`accuracy`]: what `cargo xtask bench accuracy` shows
+//! - [`openapi`]: the document of the API, and whether answers are as it says
 //! - [`pace`]: how fast tests may send
 //! - [`pins`]: what a former release would have left in the kernel
 //! - [`tun`]: TUN devices
@@ -33,6 +34,7 @@ pub mod histogram;
 pub mod iperf;
 pub mod mesh;
 pub mod mtu;
+pub mod openapi;
 pub mod pace;
 pub mod pins;
 pub mod processors;

@@ -1,6 +1,7 @@
 //! The client: what the other commands talk to the daemon with.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -12,8 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::flow::FlowSpec;
+use super::listen::Io;
+use super::queries::{AuditListQuery, EventsQuery, MeasureMtu};
+use super::remote::{Remote, why};
 use super::request::FlowFilter;
-use super::server::{EventsQuery, MeasureMtu};
 use super::views::*;
 use crate::engine::policy::Policy;
 
@@ -56,11 +59,29 @@ pub enum ClientError {
         /// The socket.
         socket: PathBuf,
     },
+    /// A daemon on another machine can't be reached.
+    #[error(
+        "cannot reach the daemon at {address}: {reason}; `listen` in [api] of its configuration says where it listens"
+    )]
+    Unreachable {
+        /// Where it should be.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// One end doesn't trust the other.
+    #[error("no trusted connection with the daemon at {address}: {reason}")]
+    Untrusted {
+        /// Where it is.
+        address: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The conversation failed.
-    #[error("the conversation with the daemon at {socket} failed: {reason}", socket = socket.display())]
+    #[error("the conversation with the daemon at {daemon} failed: {reason}")]
     Failed {
-        /// The socket.
-        socket: PathBuf,
+        /// Its socket or its address.
+        daemon: String,
         /// Why.
         reason: String,
     },
@@ -69,18 +90,27 @@ pub enum ClientError {
 /// Talks to the daemon; every call is a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    way: Way,
+}
+
+/// How the daemon is reached.
+#[derive(Clone, Debug)]
+enum Way {
+    /// On this machine.
+    Socket(PathBuf),
+    /// Wherever it is, over TLS.
+    Remote(Arc<Remote>),
 }
 
 impl Client {
     /// A client for this socket; connects with each call.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { way: Way::Socket(socket.into()) }
     }
 
-    /// The socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// A client for a daemon elsewhere; connects with each call.
+    pub fn remote(remote: Remote) -> Self {
+        Self { way: Way::Remote(Arc::new(remote)) }
     }
 
     /// How does the gateway do?
@@ -150,6 +180,26 @@ impl Client {
         self.get(&format!("/v1/capacity/{id}")).await
     }
 
+    /// Who changed what.
+    pub async fn audit(&self, changes: &AuditListQuery) -> Result<Listing<AuditView>, ClientError> {
+        self.get(&format!("/v1/audit?{}", query(changes))).await
+    }
+
+    /// The tokens of viewers.
+    pub async fn tokens(&self) -> Result<Listing<TokenView>, ClientError> {
+        self.get("/v1/tokens").await
+    }
+
+    /// Makes a token.
+    pub async fn add_token(&self, order: &TokenOrder) -> Result<TokenMadeView, ClientError> {
+        self.send(Method::POST, "/v1/tokens", Some(order)).await
+    }
+
+    /// Removes a token.
+    pub async fn remove_token(&self, name: &str) -> Result<DoneView, ClientError> {
+        self.send::<(), _>(Method::DELETE, &format!("/v1/tokens/{}", escape(name)), None).await
+    }
+
     /// Removes everything and stops the daemon.
     pub async fn down(&self) -> Result<DoneView, ClientError> {
         self.send::<(), _>(Method::POST, "/v1/down", None).await
@@ -179,17 +229,8 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<T, ClientError> {
-        let socket = || self.socket.clone();
-        let failed = |reason: String| ClientError::Failed { socket: socket(), reason };
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { socket: socket() }
-            }
-            std::io::ErrorKind::PermissionDenied => ClientError::Forbidden { socket: socket() },
-            // It closed the socket while we stood in its queue.
-            std::io::ErrorKind::ConnectionReset => ClientError::Gone { socket: socket() },
-            _ => failed(error.to_string()),
-        })?;
+        let failed = |reason: String| self.failed(reason);
+        let stream = self.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
         let driver = tokio::spawn(connection);
@@ -197,14 +238,27 @@ impl Client {
             Some(body) => serde_json::to_vec(body).map_err(|error| failed(error.to_string()))?,
             None => Vec::new(),
         };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "sdwan")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| failed(error.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        request = match &self.way {
+            Way::Socket(_) => request.header("host", "sdwan"),
+            Way::Remote(remote) => request.header("host", remote.address()),
+        };
+        if let Way::Remote(remote) = &self.way
+            && let Some(token) = remote.token()
+        {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| failed(error.to_string()))?;
+        let response = match sender.send_request(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                // What ended the connection may be known to its driver alone.
+                drop(sender);
+                let ended = driver.await.ok().and_then(Result::err);
+                let told = ended.as_ref().filter(|ended| why(*ended).is_some());
+                return Err(self.broken(told.unwrap_or(&error)));
+            }
+        };
         let status = response.status();
         let bytes = Limited::new(response.into_body(), ANSWER_LIMIT)
             .collect()
@@ -227,13 +281,47 @@ impl Client {
         Err(ClientError::Refused { status: status.as_u16(), message })
     }
 
+    async fn connect(&self) -> Result<Box<dyn Io>, ClientError> {
+        let socket = match &self.way {
+            Way::Socket(socket) => socket,
+            Way::Remote(remote) => return Ok(Box::new(remote.connect().await?)),
+        };
+        let stream = UnixStream::connect(socket).await.map_err(|error| {
+            let socket = socket.clone();
+            match error.kind() {
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+                    ClientError::NotRunning { socket }
+                }
+                std::io::ErrorKind::PermissionDenied => ClientError::Forbidden { socket },
+                // It closed the socket while we stood in its queue.
+                std::io::ErrorKind::ConnectionReset => ClientError::Gone { socket },
+                _ => self.failed(error.to_string()),
+            }
+        })?;
+        Ok(Box::new(stream))
+    }
+
+    fn failed(&self, reason: String) -> ClientError {
+        let daemon = match &self.way {
+            Way::Socket(socket) => socket.display().to_string(),
+            Way::Remote(remote) => remote.address().to_owned(),
+        };
+        ClientError::Failed { daemon, reason }
+    }
+
     /// The connection failed: what came wasn't HTTP, or the other end went away, in whichever step that showed.
     fn broken(&self, error: &hyper::Error) -> ClientError {
-        let socket = self.socket.clone();
-        if error.is_parse() || error.is_user() {
-            return ClientError::Failed { socket, reason: error.to_string() };
+        match &self.way {
+            Way::Remote(remote) => {
+                let address = remote.address().to_owned();
+                match why(error) {
+                    Some(reason) => ClientError::Untrusted { address, reason },
+                    None => ClientError::Unreachable { address, reason: format!("it ended the connection ({error})") },
+                }
+            }
+            Way::Socket(_) if error.is_parse() || error.is_user() => self.failed(error.to_string()),
+            Way::Socket(socket) => ClientError::Gone { socket: socket.clone() },
         }
-        ClientError::Gone { socket }
     }
 }
 

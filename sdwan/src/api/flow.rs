@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::policy::{Dscp, Protocol, address_bytes};
 
 /// A flow to be explained: the 5-tuple, and what else a packet is classified by.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowSpec {
     /// Source.
@@ -157,6 +157,16 @@ impl Serialize for Endpoint {
         serializer.collect_str(self)
     }
 }
+
+impl utoipa::PartialSchema for Endpoint {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{Object, Type};
+        let object = Object::builder().schema_type(Type::String);
+        object.description(Some("An address, or an address and a port: `10.1.0.5:5060`, `[2001:db8::5]:5060`")).into()
+    }
+}
+
+impl utoipa::ToSchema for Endpoint {}
 
 impl<'de> Deserialize<'de> for Endpoint {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

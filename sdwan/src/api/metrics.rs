@@ -355,6 +355,7 @@ impl Snapshot {
         page.table("dropped_packets", "Packets dropped by the programs", "reason", &status.drops)?;
         page.table("stack_packets", "Packets left to the kernel's stack", "reason", &status.passes)?;
         page.table("refused_announcements", "Announcements refused", "reason", &status.refused_announcements)?;
+        page.table("api_refused", "Connections and requests that the API refused", "reason", &status.api_refused)?;
         page.table("internal_drops", "Losses of the daemon's own", "what", &status.internal_drops)?;
         page.table("mtu_probes", "Path MTU probes by what became of them", "outcome", &status.mtu_probes)?;
         page.table("stamp_reflector_packets", "STAMP packets outside the tunnels", "outcome", &status.stamp_reflector)

@@ -1,7 +1,9 @@
 //! What the API asks of the daemon's core task. The server sends a [`Request`] over a bounded channel and waits for
 //! the answer for a limited time; the core task answers when it gets to it and is never held up.
 
+use serde_json::Value;
 use tokio::sync::oneshot;
+use utoipa::IntoParams;
 
 use super::flow::FlowSpec;
 use super::views::{
@@ -33,9 +35,28 @@ pub enum Refusal {
     Failed(String),
 }
 
+/// A change that was made, for who asked and for the audit log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changed {
+    /// What was done.
+    pub done: DoneView,
+    /// How it was before; null: it wasn't.
+    pub before: Value,
+    /// How it is now; null: it isn't any more.
+    pub after: Value,
+}
+
+impl Changed {
+    /// Something of which there is no before and after.
+    pub fn new(done: DoneView) -> Self {
+        Self { done, before: Value::Null, after: Value::Null }
+    }
+}
+
 /// Which flows to list.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct FlowFilter {
     /// Most flows, 1..=10000.
     pub limit: usize,
@@ -44,6 +65,7 @@ pub struct FlowFilter {
     /// Only flows to this site, by name or id.
     pub site: Option<String>,
     /// Only flows from or to this address.
+    #[param(value_type = Option<String>)]
     pub address: Option<std::net::IpAddr>,
 }
 
@@ -77,11 +99,11 @@ pub enum Request {
         policies: Vec<Policy>,
         /// Whether stored policies of these names may be replaced.
         replace: bool,
-        /// Done.
-        reply: Reply<DoneView>,
+        /// Done, with the policies of these names before and after.
+        reply: Reply<Changed>,
     },
     /// Remove a stored policy by name.
-    RemovePolicy(String, Reply<DoneView>),
+    RemovePolicy(String, Reply<Changed>),
     /// Which policy does a flow match?
     TestPolicy(FlowSpec, Reply<PolicyTestView>),
     /// What would the kernel do with a packet of a flow?
@@ -94,6 +116,6 @@ pub enum Request {
     CapacityRun(u64, Reply<CapacityRunView>),
     /// Remove tunnels, routes, rules, programs and maps, then exit.
     Down(Reply<DoneView>),
-    /// Check what is on disk, then start anew with it while traffic goes on.
-    Reload(Reply<DoneView>),
+    /// Check what is on disk, then start anew with it while traffic goes on. The change is that of the configuration.
+    Reload(Reply<Changed>),
 }

@@ -3,31 +3,24 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
-use axum::routing::get;
 use futures::future::join_all;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::request::Request;
-use super::server::{Context, Failure, metrics_page, serve};
-use crate::store::Store;
+use super::handlers::metrics_router;
+use super::listen::serve;
+use super::server::Api;
 
 /// Between two attempts to have an address: it may come up later, and metrics are no reason for a gateway not to start.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Serves on these addresses until dropped.
-pub async fn run(addresses: Vec<SocketAddr>, requests: mpsc::Sender<Request>, store: Store) {
-    let router = Router::new()
-        .route("/metrics", get(metrics_page))
-        .fallback(|| async { Failure::not_found("there is only /metrics here") })
-        .with_state(Context::new(requests, store));
+pub async fn run(addresses: Vec<SocketAddr>, api: Api) {
     // In one task, so that all sockets are closed when it ends.
-    join_all(addresses.into_iter().map(|address| one(address, router.clone()))).await;
+    join_all(addresses.into_iter().map(|address| one(address, api.clone()))).await;
 }
 
-async fn one(address: SocketAddr, router: Router) {
+async fn one(address: SocketAddr, api: Api) {
     let mut told = false;
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -42,5 +35,6 @@ async fn one(address: SocketAddr, router: Router) {
         tokio::time::sleep(RETRY).await;
     };
     info!(target: "sdwan::api", "Prometheus can scrape http://{address}/metrics");
-    serve(&listener, router).await;
+    let refusals = api.refusals.clone();
+    serve(&listener, metrics_router(api), refusals).await;
 }

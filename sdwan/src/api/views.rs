@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::engine::capacity::search::Ended;
 use crate::engine::capacity::{Direction, How as CapacityHow};
@@ -16,15 +17,17 @@ use crate::engine::path::PathState;
 use crate::engine::types::{MeshId, SiteId, TunnelKey};
 use crate::store::StoreHealth;
 
+mod access;
 mod steering;
 
+pub use access::*;
 pub use steering::*;
 
 /// Version of every JSON document of the API.
 pub const VERSION: u32 = 1;
 
 /// A list with its version.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Listing<T> {
     /// [`VERSION`].
     pub version: u32,
@@ -50,7 +53,7 @@ impl<T> Listing<T> {
 }
 
 /// How the gateway does as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
     /// Everything works.
@@ -62,7 +65,7 @@ pub enum Health {
 }
 
 /// `GET /v1/status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StatusView {
     /// [`VERSION`].
     pub version: u32,
@@ -86,8 +89,10 @@ pub struct StatusView {
     /// This site's name.
     pub site_name: String,
     /// This site's overlay address.
+    #[schema(value_type = Option<String>)]
     pub overlay: Option<IpAddr>,
     /// Prefixes that this site announces.
+    #[schema(value_type = Vec<String>)]
     pub prefixes: Vec<IpNet>,
     /// Unix time at which this site's certificate expires, seconds.
     pub certificate_expires_unix: Option<u64>,
@@ -124,6 +129,9 @@ pub struct StatusView {
     pub xdp: BTreeMap<String, String>,
     /// Packets left to the stack by the programs, by reason.
     pub passes: BTreeMap<String, u64>,
+    /// Connections and requests that the API refused since the start, by reason.
+    #[serde(default)]
+    pub api_refused: BTreeMap<String, u64>,
     /// Announcements refused since the start, by reason.
     pub refused_announcements: BTreeMap<String, u64>,
     /// Other losses of the daemon's own since the start, such as events that found their queue full, by name.
@@ -140,7 +148,7 @@ pub struct StatusView {
 }
 
 /// A local uplink.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct UplinkView {
     /// Index, 0..=7.
     pub index: u8,
@@ -153,8 +161,10 @@ pub struct UplinkView {
     /// Why it can't, if so.
     pub reason: Option<String>,
     /// Addresses.
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
     /// Gateways.
+    #[schema(value_type = Vec<String>)]
     pub gateways: Vec<IpAddr>,
     /// MTU, bytes.
     pub mtu: u16,
@@ -163,7 +173,7 @@ pub struct UplinkView {
 }
 
 /// An element of `GET /v1/sites`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SiteView {
     /// Identity.
     pub id: SiteId,
@@ -174,8 +184,10 @@ pub struct SiteView {
     /// Seconds since it is in this state.
     pub since_s: u64,
     /// Overlay address.
+    #[schema(value_type = Option<String>)]
     pub overlay: Option<IpAddr>,
     /// Prefixes behind it.
+    #[schema(value_type = Vec<String>)]
     pub prefixes: Vec<IpNet>,
     /// Names of its uplinks.
     pub uplinks: Vec<String>,
@@ -192,7 +204,7 @@ pub struct SiteView {
 }
 
 /// An element of `GET /v1/paths`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PathView {
     /// Number in the data path, index into the map `paths`.
     pub number: Option<u32>,
@@ -308,7 +320,7 @@ pub struct PathView {
 }
 
 /// Delay of each direction: the smallest of the last 10 to 20 s.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OneWayView {
     /// Towards the peer, ms.
     pub forward_ms: f64,
@@ -322,7 +334,7 @@ pub struct OneWayView {
 }
 
 /// What a path did over a span of time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SpanView {
     /// The span, s. What is shown covers it and at most half of it more.
     pub span_s: u64,
@@ -351,7 +363,7 @@ pub struct SpanView {
 }
 
 /// An element of `GET /v1/events`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EventView {
     /// Number; later events have larger ones.
     pub id: i64,
@@ -363,7 +375,7 @@ pub struct EventView {
 }
 
 /// `POST /v1/capacity`: measure a path now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CapacityOrder {
     /// The path: `SITE`, `SITE/0-1` or `SITE/LOCAL/REMOTE`, with a site's name or id and uplinks' names.
@@ -376,7 +388,7 @@ pub struct CapacityOrder {
 }
 
 /// `POST /v1/capacity` and `GET /v1/capacity/ID`: a measurement that was ordered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CapacityRunView {
     /// [`VERSION`].
     pub version: u32,
@@ -401,7 +413,7 @@ pub struct CapacityRunView {
 }
 
 /// What a capacity measurement found.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CapacityOutcomeView {
     /// IP-layer capacity of the underlay: bits of outer IP packets per second, with WireGuard's overhead.
     pub capacity_bps: Option<u64>,
@@ -426,7 +438,7 @@ pub struct CapacityOutcomeView {
 }
 
 /// `POST /v1/down` and other requests whose only answer is that it was done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DoneView {
     /// [`VERSION`].
     pub version: u32,
@@ -442,7 +454,7 @@ impl DoneView {
 }
 
 /// A request that failed, with its HTTP status.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorView {
     /// [`VERSION`].
     pub version: u32,
@@ -451,7 +463,7 @@ pub struct ErrorView {
 }
 
 /// Answer to `POST /v1/measure/mtu`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MtuView {
     /// [`VERSION`].
     pub version: u32,

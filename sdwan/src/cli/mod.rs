@@ -3,6 +3,9 @@
 //! Commands print what they found on standard output and what went wrong on standard error. Their outcome is an
 //! [`Exit`].
 
+mod api_cert;
+mod api_schema;
+mod audit;
 mod check;
 mod config;
 mod down;
@@ -16,6 +19,7 @@ mod output;
 mod paths;
 mod policies;
 mod reload;
+mod remote;
 mod replay;
 mod run;
 mod site;
@@ -24,6 +28,7 @@ mod status;
 mod support_dump;
 #[cfg(test)]
 mod tests;
+mod token;
 pub mod userspace_wireguard;
 mod watch;
 mod when;
@@ -42,7 +47,7 @@ Exit codes:
   0  it worked
   1  it failed, or a check did
   2  the command line is wrong
-  3  the daemon is not running
+  3  the daemon is not running, or can't be reached
   4  `sdwan status`: the gateway is degraded or failing";
 
 /// SD-WAN gateway: WireGuard tunnels over every pair of uplinks, measured paths, and application-aware steering in eBPF
@@ -68,6 +73,8 @@ struct Global {
     /// Configuration file [default: /etc/sdwan/sdwan.toml, where it exists]
     #[arg(long, short, global = true, env = "SDWAN_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    remote: remote::RemoteArgs,
 }
 
 /// How listings look.
@@ -101,6 +108,10 @@ enum Command {
     Events(events::Args),
     /// Run the engine over a recording of `sdwan run --record`, and show what it decides
     Replay(replay::Args),
+    /// Show who changed what
+    Audit(audit::Args),
+    /// Make, list and remove the tokens of viewers
+    Token(token::Args),
     /// Say which path a flow takes, and why
     Explain(explain::Args),
     /// Measure on demand
@@ -118,6 +129,10 @@ enum Command {
     /// Make this machine a site of a mesh
     #[command(subcommand)]
     Site(site::SiteCommand),
+    /// Make certificates for the API over TLS
+    ApiCert(api_cert::Args),
+    /// Print the document of the API (OpenAPI 3.1)
+    ApiSchema(api_schema::Args),
     /// Print a script by which a shell completes the command line
     Completions(generate::Completions),
     /// Write the manual pages
@@ -125,6 +140,39 @@ enum Command {
     /// The process behind a tunnel where the kernel has no WireGuard; the daemon starts it
     #[command(hide = true)]
     UserspaceWireguard(userspace_wireguard::Args),
+}
+
+impl Command {
+    /// Whether it is a daemon that answers, wherever that is.
+    fn asks_a_daemon(&self) -> bool {
+        match self {
+            Self::Run(_)
+            | Self::Mesh(_)
+            | Self::Site(_)
+            | Self::UserspaceWireguard(_)
+            | Self::Replay(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::ApiCert(_)
+            | Self::ApiSchema(_)
+            | Self::Check(_)
+            | Self::Config(_)
+            | Self::SupportDump(_)
+            | Self::Measure(measure::MeasureCommand::Stamp(_) | measure::MeasureCommand::Reflector(_)) => false,
+            Self::Down(_)
+            | Self::Reload(_)
+            | Self::Status(_)
+            | Self::Sites(_)
+            | Self::Paths(_)
+            | Self::Flows(_)
+            | Self::Policies(_)
+            | Self::Events(_)
+            | Self::Audit(_)
+            | Self::Token(_)
+            | Self::Explain(_)
+            | Self::Measure(_) => true,
+        }
+    }
 }
 
 /// How a command ended.
@@ -162,13 +210,16 @@ impl Context {
     }
 
     /// The daemon's client.
-    fn client(&self) -> Result<Client, ConfigError> {
+    fn client(&self) -> anyhow::Result<Client> {
+        if let Some(client) = self.global.remote.client()? {
+            return Ok(client);
+        }
         if let Some(socket) = &self.global.socket {
             return Ok(Client::new(socket));
         }
         match self.load(Options::default()) {
             Ok(config) => Ok(Client::new(config.site.socket)),
-            Err(error) if self.global.config.is_some() => Err(error),
+            Err(error) if self.global.config.is_some() => Err(error.into()),
             // A configuration that is being edited doesn't stand between the operator and the running daemon.
             Err(_) => Ok(Client::new(Config::default().site.socket)),
         }
@@ -197,6 +248,10 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command, context: &Context) -> anyhow::Result<Exit> {
+    if context.global.remote.connect.is_some() && !command.asks_a_daemon() {
+        eprintln!("error: --connect is for commands that ask a daemon, and this one is about this machine alone");
+        return Ok(Exit::Usage);
+    }
     match command {
         Command::Run(args) => args.run(&context.global).map(|()| Exit::Ok),
         Command::Mesh(command) => command.run(&context.output).map(|()| Exit::Ok),
@@ -205,6 +260,8 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Replay(args) => args.run(&context.output),
         Command::Completions(args) => args.run(&context.output),
         Command::Man(args) => args.run(),
+        Command::ApiCert(args) => args.run(&context.output),
+        Command::ApiSchema(args) => args.run(&context.output),
         other => ask(other, context),
     }
 }
@@ -220,7 +277,9 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             | Command::UserspaceWireguard(_)
             | Command::Replay(_)
             | Command::Completions(_)
-            | Command::Man(_) => {
+            | Command::Man(_)
+            | Command::ApiCert(_)
+            | Command::ApiSchema(_) => {
                 unreachable!("these don't talk to the daemon")
             }
             Command::Down(args) => args.run(context).await,
@@ -231,6 +290,8 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             Command::Flows(args) => args.run(context).await,
             Command::Policies(args) => args.run(context).await,
             Command::Events(args) => args.run(context).await,
+            Command::Audit(args) => args.run(context).await,
+            Command::Token(args) => args.run(context).await,
             Command::Explain(args) => args.run(context).await,
             Command::Measure(command) => command.run(context).await,
             Command::Check(args) => args.run(context),
@@ -259,7 +320,7 @@ fn report(error: &anyhow::Error) -> Exit {
     }
     eprintln!("error: {text}");
     match error.downcast_ref::<ClientError>() {
-        Some(ClientError::NotRunning { .. }) => Exit::NotRunning,
+        Some(ClientError::NotRunning { .. } | ClientError::Unreachable { .. }) => Exit::NotRunning,
         _ => Exit::Failed,
     }
 }

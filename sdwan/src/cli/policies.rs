@@ -7,13 +7,14 @@ use ipnet::IpNet;
 
 use super::explain::FlowArgs;
 use super::output::{Output, number, short};
-use super::{Context, Exit};
+use super::{Context, Exit, when};
+use crate::api::access::Caller;
 use crate::api::answer;
 use crate::api::client::ClientError;
 use crate::api::views::{DoneView, Listing, PolicySource, PolicyTestView, PolicyView};
 use crate::config::{self, Config, Inadmissible, Options};
 use crate::engine::policy::{Dscp, Match, Mode, Policy, PortRange, Preference, Protocol, Sla, Sticky};
-use crate::store::{Reader, StateLock, Store};
+use crate::store::{AuditEntry, AuditOutcome, Reader, Record, StateLock, Store};
 
 /// Options of `sdwan policies`.
 #[derive(clap::Args, Clone, Debug)]
@@ -223,7 +224,11 @@ async fn remove(context: &Context, name: &str) -> anyhow::Result<Exit> {
         Err(ClientError::NotRunning { .. }) => {
             let config = context.load(Options::default())?;
             let (_lock, store) = open_offline(&config)?;
+            let before = stored(&store, &[name])?;
             let removed = store.remove_policy(name)?;
+            if removed {
+                audit(&store, "policies-remove", name, before, serde_json::Value::Null);
+            }
             store.close()?;
             anyhow::ensure!(removed, "{}", why_not_removed(&config, name));
             DoneView::new(format!("policy {name:?} is removed; the daemon is not running"))
@@ -279,12 +284,41 @@ fn add_offline(context: &Context, policies: &[Policy], replace: bool) -> anyhow:
     config::admit_policies(&config, &store.policies()?, policies, replace).map_err(|error| match error {
         Inadmissible::Invalid(text) | Inadmissible::Conflict(text) => anyhow::anyhow!(text),
     })?;
+    let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
+    let before = stored(&store, &names)?;
     store.save_policies(policies, replace)?;
+    audit(&store, "policies-add", &names.join(", "), before, serde_json::to_value(policies)?);
     store.close()?;
     Ok(DoneView::new(format!(
         "{} stored; the daemon is not running and applies what is stored when it starts",
         answer::these(policies)
     )))
+}
+
+/// The stored ones of these names; null when there is none.
+fn stored(store: &Store, names: &[&str]) -> anyhow::Result<serde_json::Value> {
+    let found: Vec<Policy> =
+        store.policies()?.into_iter().filter(|policy| names.contains(&policy.name.as_str())).collect();
+    Ok(if found.is_empty() { serde_json::Value::Null } else { serde_json::to_value(found)? })
+}
+
+/// Records a change that is made without the daemon.
+fn audit(store: &Store, action: &str, target: &str, before: serde_json::Value, after: serde_json::Value) {
+    let pid = i32::try_from(std::process::id()).ok();
+    let caller = Caller::local(nix::unistd::geteuid().as_raw(), pid);
+    store.record(Record::Audit(Box::new(AuditEntry {
+        time_unix_ns: when::now_ns(),
+        who: caller.who,
+        via: "offline".into(),
+        source: caller.source,
+        role: caller.role.to_string(),
+        action: action.into(),
+        target: target.into(),
+        before,
+        after,
+        outcome: AuditOutcome::Done,
+        message: "stored while the daemon was not running".into(),
+    })));
 }
 
 /// The table.

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tokio::time::{Instant, sleep};
 
 use super::{Context, Exit};
+use crate::api::client::ClientError;
 use crate::api::views::DoneView;
 
 /// How long the daemon gets to answer again.
@@ -28,6 +29,9 @@ impl Args {
         loop {
             match client.status().await {
                 Ok(now) if now.started_unix_ms != before.started_unix_ms => break,
+                Err(error @ ClientError::Untrusted { .. }) => {
+                    return Err(error).context("the daemon was told, and has other certificates now");
+                }
                 // It hasn't begun yet, or is between its two lives.
                 _ if Instant::now() < deadline => {}
                 Ok(_) => anyhow::bail!("the daemon didn't start anew: look at its log"),

@@ -100,6 +100,9 @@ pub(super) fn render(status: &StatusView, output: &Output) -> String {
     lines.push(("to the stack", counts(&status.passes)));
     lines.push(("refused", counts(&status.refused_announcements)));
     lines.push(("MTU probes", counts(&status.mtu_probes)));
+    if status.api_refused.values().any(|count| *count > 0) {
+        lines.push(("API refused", counts(&status.api_refused)));
+    }
     if status.internal_drops.values().any(|count| *count > 0) {
         lines.push(("overflowed", counts(&status.internal_drops)));
     }

@@ -83,6 +83,7 @@ fn status() -> StatusView {
         refused_announcements: counts(&[("bad_signature", 3)]),
         stalls: 0,
         decisions: BTreeMap::new(),
+        api_refused: counts(&[("wrong_role", 0)]),
         internal_drops: BTreeMap::new(),
         stamp_reflector: Default::default(),
         mtu_probes: counts(&[("sent", 1_234), ("forged", 0)]),

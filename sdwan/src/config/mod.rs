@@ -4,6 +4,7 @@
 //! [`ConfigError`] that shows every problem with its file, line, column and key. `docs/sdwan.toml` documents every key
 //! and its default; a test holds it equal to [`Config::default`].
 
+mod api;
 mod early;
 mod metrics;
 mod options;
@@ -31,12 +32,13 @@ use crate::engine::policy::Policy;
 use crate::engine::settings::Settings;
 use crate::engine::types::{SiteId, UplinkIndex};
 
+pub use api::{ApiConfig, ApiUser};
 pub use early::{GuardConfig, XdpConfig};
 pub use metrics::MetricsConfig;
 pub(crate) use options::from_here;
 pub use options::{LanOption, Options, UplinkOption};
 pub use policies::{
-    Inadmissible, PolicyProblem, admit_policies, compile_with, effective_policies, rule_count, taken,
+    Inadmissible, PolicyProblem, admit_policies, compile_with, effective_policies, is_name, rule_count, taken,
     validate_policies, validate_policy,
 };
 pub use problem::{ConfigError, Origin, Problem, Problems};
@@ -88,6 +90,8 @@ pub struct Config {
     pub stamp: StampConfig,
     /// `[metrics]`.
     pub metrics: MetricsConfig,
+    /// `[api]`.
+    pub api: ApiConfig,
     /// `[[drop]]`.
     #[serde(rename = "drop", skip_serializing_if = "Vec::is_empty")]
     pub drops: Vec<DropRule>,
@@ -396,6 +400,9 @@ pub struct StoreConfig {
     /// Samples of flows.
     #[serde(with = "duration")]
     pub flow_samples: Duration,
+    /// Who changed what.
+    #[serde(with = "duration")]
+    pub audit: Duration,
     /// Largest size of the database; beyond it the oldest history goes first.
     pub max_size: Size,
 }
@@ -463,12 +470,14 @@ impl Default for Config {
                 hour_metrics: Duration::from_secs(400 * 86_400),
                 events: Duration::from_secs(90 * 86_400),
                 flow_samples: Duration::from_secs(2 * 86_400),
+                audit: Duration::from_secs(400 * 86_400),
                 max_size: Size(1 << 30),
             },
             xdp: XdpConfig::default(),
             guard: GuardConfig::default(),
             stamp: StampConfig::default(),
             metrics: MetricsConfig::default(),
+            api: ApiConfig::default(),
             drops: Vec::new(),
             policies: Vec::new(),
         }

@@ -187,7 +187,7 @@ pub fn validate_policies(policies: &[Policy], class_capacity: u32) -> Vec<(Optio
 }
 
 /// Is it a name of a policy, class, zone or uplink?
-pub(super) fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     (1..=32).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }

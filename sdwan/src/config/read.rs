@@ -37,6 +37,7 @@ pub(super) fn read(text: &str, options: &Options) -> (Config, Notes) {
     store(&mut config.store, root.section(notes_ref, "store"), notes_ref);
     stamp::read(&mut config.stamp, root.section(notes_ref, "stamp"), notes_ref);
     metrics::read(&mut config.metrics, root.section(notes_ref, "metrics"), notes_ref);
+    api::read(&mut config.api, root.section(notes_ref, "api"), notes_ref);
     config.policies = root.list(notes_ref, "policy", "a table");
     root.finish(notes_ref);
     apply(&mut config, options, notes_ref);
@@ -240,6 +241,7 @@ fn store(store: &mut StoreConfig, mut section: Section<'_>, notes: &mut Notes) {
     span(&mut store.hour_metrics, &mut section, notes, "hour_metrics");
     span(&mut store.events, &mut section, notes, "events");
     span(&mut store.flow_samples, &mut section, notes, "flow_samples");
+    span(&mut store.audit, &mut section, notes, "audit");
     set(&mut store.max_size, section.take(notes, "max_size", "a size such as \"512mib\""));
     section.finish(notes);
 }

@@ -26,6 +26,7 @@ pub(super) fn validate(config: &Config, notes: &mut Notes) {
     store(&config.store, notes);
     stamp::validate(&config.stamp, notes);
     metrics::validate(&config.metrics, notes);
+    api::validate(config, notes);
     if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
         let remedy = "write error, warn, info, debug, trace, or directives such as \"info,sdwan::tunnel=debug\"";
         notes.problem("log.level", format!("{:?} is not a level", config.log.level), remedy);
@@ -285,6 +286,7 @@ fn store(store: &StoreConfig, notes: &mut Notes) {
     between("store.hour_metrics", store.hour_metrics, day, 4_000 * day, notes);
     between("store.events", store.events, hour, 4_000 * day, notes);
     between("store.flow_samples", store.flow_samples, Duration::ZERO, 400 * day, notes);
+    between("store.audit", store.audit, hour, 4_000 * day, notes);
     let (least, most) = (Size(16 << 20), Size(1 << 40));
     if !(least..=most).contains(&store.max_size) {
         let message = format!("{} is out of range", store.max_size);

@@ -13,7 +13,7 @@ use super::names::{Names, touches};
 use super::policies;
 use super::views;
 use crate::api::answer::{test_policy, these};
-use crate::api::request::{FlowFilter, Refusal, Reply, Request};
+use crate::api::request::{Changed, FlowFilter, Refusal, Reply, Request};
 use crate::api::views::{CopiesView, DoneView, Health, PolicyView, StatusView, VERSION};
 use crate::config::Inadmissible;
 use crate::dataplane::{Reader, XdpState};
@@ -46,14 +46,23 @@ impl Core {
             Request::Flows(filter, reply) => self.flows(filter, reply),
             Request::Policies(reply) => drop(reply.send(Ok(self.policy_views()))),
             Request::AddPolicies { policies, replace, reply } => {
+                let before = self.stored_policies(policies.iter().map(|policy| policy.name.as_str()));
                 let outcome = self.policies.add(&policies, replace, &self.store).map_err(refusal);
-                let done = outcome.map(|()| self.policies_changed(format!("{} added", these(&policies))));
-                drop(reply.send(done));
+                let changed = outcome.map(|()| {
+                    let done = self.policies_changed(format!("{} added", these(&policies)));
+                    let after = self.stored_policies(policies.iter().map(|policy| policy.name.as_str()));
+                    Changed { done, before, after }
+                });
+                drop(reply.send(changed));
             }
             Request::RemovePolicy(name, reply) => {
+                let before = self.stored_policies([name.as_str()]);
                 let outcome = self.policies.remove(&name, &self.store).map_err(refusal);
-                let done = outcome.map(|()| self.policies_changed(format!("policy {name} was removed")));
-                drop(reply.send(done));
+                let changed = outcome.map(|()| {
+                    let done = self.policies_changed(format!("policy {name} was removed"));
+                    Changed { done, before, after: serde_json::Value::Null }
+                });
+                drop(reply.send(changed));
             }
             Request::TestPolicy(flow, reply) => drop(reply.send(test_policy(self.engine.compilation(), &flow))),
             Request::Explain(flow, reply) => {
@@ -108,6 +117,15 @@ impl Core {
             }
         };
         compilation.policies.iter().map(view).collect()
+    }
+
+    /// Those of these names that operators added, as the audit log shows them; null when there is none.
+    fn stored_policies<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> serde_json::Value {
+        let found: Vec<_> = names.into_iter().filter_map(|name| self.policies.stored(name)).collect();
+        match found.is_empty() {
+            true => serde_json::Value::Null,
+            false => serde_json::to_value(found).unwrap_or_default(),
+        }
     }
 
     fn policies_changed(&mut self, message: String) -> DoneView {
@@ -188,6 +206,7 @@ impl Core {
             xdp: self.plane_status.xdp.iter().map(|(interface, state)| (interface.clone(), xdp_text(state))).collect(),
             passes: named(reader.passes()),
             refused_announcements: refused.filter(|(_, count)| *count > 0).collect(),
+            api_refused: BTreeMap::new(),
             internal_drops: internal.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
             stamp_reflector: match self.config.stamp.listen.is_empty() {
                 true => BTreeMap::new(),

@@ -19,7 +19,7 @@ use super::publish::Publishing;
 use super::routes::RouteInput;
 use super::storage::StorageWatch;
 use super::views::SiteFacts;
-use crate::api::request::{Reply, Request};
+use crate::api::request::{Changed, Reply, Request};
 use crate::api::views::DoneView;
 use crate::config::Config;
 use crate::dataplane::desired::LanIngress;
@@ -92,7 +92,7 @@ pub struct Outbox {
     /// Capacity measurements.
     pub capacity: CapacityHandle,
     /// Who wants a reload.
-    pub reloads: mpsc::Sender<Reply<DoneView>>,
+    pub reloads: mpsc::Sender<Reply<Changed>>,
 }
 
 /// How the core ended.

@@ -56,6 +56,11 @@ impl Policies {
         }
     }
 
+    /// One that operators added.
+    pub fn stored(&self, name: &str) -> Option<&Policy> {
+        self.stored.iter().find(|policy| policy.name == name)
+    }
+
     /// Checks policies, stores them durably and makes them some of those in force. Nothing changes on an error.
     pub fn add(&mut self, policies: &[Policy], replace: bool, store: &Store) -> Result<(), Error> {
         let (stored, compilation) = admit_policies(&self.config, &self.stored, policies, replace)?;

@@ -20,9 +20,10 @@ use super::reload::Reloader;
 use super::routes::RouteTask;
 use super::settings::{backend_choice, dataplane_settings, discovery_config, uplink_specs, with_indices};
 use super::teardown::teardown;
-use crate::api::request::{Refusal, Reply, Request};
+use crate::api::request::{Changed, Refusal, Reply, Request};
 use crate::api::scrape;
-use crate::api::server::{ServeError, Server};
+use crate::api::server::{Api, ServeError, Server};
+use crate::api::tls::{Tls, TlsError};
 use crate::api::views::DoneView;
 use crate::config::Config;
 use crate::dataplane::{self, Dataplane, EventStream, Layout, Reader};
@@ -119,6 +120,9 @@ pub enum StartError {
     /// The API's socket.
     #[error(transparent)]
     Api(#[from] ServeError),
+    /// The API over TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The recording.
     #[error(transparent)]
     Record(RecordError),
@@ -158,6 +162,7 @@ pub async fn run(
     let network = monitor.snapshots().borrow().clone();
     let stamp = Listener::open(&config.stamp.addresses(), &config.stamp.settings().map_err(ListenError::from)?)?;
     let mut grounds = Grounds::find(&config, &network, || Store::open(&config.site.database, &config.store))?;
+    let tls = grounds.tls.take();
     let store = grounds.store.clone();
     let file = recording.map(|recording| Ok((RecordFile::create(&recording.file)?, recording.limit)));
     grounds.recording = file.transpose().map_err(StartError::Record)?;
@@ -175,8 +180,10 @@ pub async fn run(
         }
         opened => opened?,
     };
-    let scraped = tokio::spawn(scrape::run(config.metrics.listen.clone(), running.requests.clone(), store.clone()));
-    let api = tokio::spawn(server.run(running.requests.clone(), store.clone()));
+    let answers = Api::new(running.requests.clone(), store.clone())?;
+    let scraped = tokio::spawn(scrape::run(config.metrics.listen.clone(), answers.clone()));
+    let secured = tls.map(|tls| tokio::spawn(answers.clone().run_tls(tls)));
+    let api = tokio::spawn(server.run(answers));
     info!(socket = %config.site.socket.display(), "ready");
 
     let mut terminate = listen(SignalKind::terminate())?;
@@ -199,9 +206,11 @@ pub async fn run(
     };
     finish(config, core, exit, store, running).await?;
     api.abort();
-    scraped.abort();
-    // Its sockets are closed then, and a start that follows can have their addresses.
-    let _ = scraped.await;
+    // Their sockets are closed then, and a start that follows can have their addresses.
+    for listening in [Some(scraped), secured].into_iter().flatten() {
+        listening.abort();
+        let _ = listening.await;
+    }
     Ok(ended)
 }
 
@@ -213,6 +222,8 @@ pub(super) struct Grounds {
     specs: Vec<UplinkSpec>,
     store: Store,
     policies: Policies,
+    /// The API over TLS, if it is to be served.
+    tls: Option<Tls>,
     /// Where what the engine is told is to be written, and how much of it.
     recording: Option<(RecordFile, u64)>,
 }
@@ -232,9 +243,10 @@ impl Grounds {
         let backend = choose_backend(backend_choice(config.tunnel.backend))?;
         let specs = uplink_specs(config, network)?;
         config.stamp.settings().map_err(ListenError::from)?;
+        let tls = Tls::load(&config.api)?;
         let store = open()?;
         let policies = Policies::load(config, &store)?;
-        Ok(Self { state, identity, backend, specs, store, policies, recording: None })
+        Ok(Self { state, identity, backend, specs, store, policies, tls, recording: None })
     }
 }
 
@@ -243,7 +255,7 @@ struct Running {
     core: JoinHandle<(Core, Exit)>,
     stop: Option<oneshot::Sender<()>>,
     requests: mpsc::Sender<Request>,
-    reloads: mpsc::Receiver<Reply<DoneView>>,
+    reloads: mpsc::Receiver<Reply<Changed>>,
     discovery: DiscoveryHandle,
     routes: RouteTask,
     tunnels: TunnelTask,

@@ -11,7 +11,7 @@ use super::types::{PathKey, SiteId};
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
         /// Kind of an [`EngineEvent`].
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
         pub enum EventKind { $($(#[$doc])* #[serde(rename = $text)] $variant,)* }
 
         impl EventKind {
@@ -98,7 +98,7 @@ impl FromStr for EventKind {
 }
 
 /// Something that happened. The driver adds the wall-clock time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EngineEvent {
     /// What.
     pub kind: EventKind,

@@ -31,7 +31,7 @@ mod detection;
 /// WireGuard pads to multiples of this, bytes.
 const PADDING: u16 = 16;
 /// State of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathState {
     /// Never answered so far.

@@ -46,6 +46,17 @@ macro_rules! identifier {
                 String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
             }
         }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                use utoipa::openapi::schema::{Object, Type};
+                let text = concat!("A ", $what, ": 32 hexadecimal digits");
+                let object = Object::builder().schema_type(Type::String).pattern(Some("^[0-9a-f]{32}$"));
+                object.description(Some(text)).into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
     };
 }
 
@@ -101,6 +112,17 @@ impl From<UplinkIndex> for u8 {
     }
 }
 
+impl utoipa::PartialSchema for UplinkIndex {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{Object, Type};
+        let most = Self::COUNT - 1;
+        let object = Object::builder().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(most));
+        object.description(Some("Index of an uplink within its site")).into()
+    }
+}
+
+impl utoipa::ToSchema for UplinkIndex {}
+
 impl fmt::Display for UplinkIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -108,7 +130,7 @@ impl fmt::Display for UplinkIndex {
 }
 
 /// A pair of uplinks, hence one WireGuard interface of this site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TunnelKey {
     /// Uplink of this site.
     pub local: UplinkIndex,
@@ -145,7 +167,7 @@ impl fmt::Display for TunnelKey {
 }
 
 /// A path: one way to reach one remote site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PathKey {
     /// The remote site.
     pub site: SiteId,

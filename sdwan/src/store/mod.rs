@@ -13,6 +13,7 @@
 //! Everything that may touch the disk blocks its caller: from asynchronous code use `tokio::task::spawn_blocking`,
 //! except for [`Store::record`], [`Store::health`] and [`Store::watch_health`], which never block.
 
+mod api;
 mod durable;
 mod lock;
 mod open;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use api::{AuditEntry, AuditOutcome, AuditQuery, TokenRecord};
 pub use lock::{LockError, StateLock};
 pub use query::{EventQuery, MetricPoint, Reader, Resolution, StoredEvent, StoredSite};
 pub use record::{FlowSample, PathMetrics, Record, SiteRecord};
@@ -138,7 +140,7 @@ fn hint(error: &rusqlite::Error) -> &'static str {
 }
 
 /// How the store does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StoreHealth {
     /// Writing works.
     pub ok: bool,

@@ -17,10 +17,12 @@ const APPLICATION_ID: i32 = 0x5344_574e;
 /// Above this size only the tables that matter are checked at the start: the rest would take too long.
 const FULL_CHECK_BYTES: u64 = 256 << 20;
 /// Tables whose content is carried over from a damaged database.
-const DURABLE_TABLES: [&str; 6] = ["sites", "uplinks", "policies", "own_sequence", "announcements", "revocations"];
+const DURABLE_TABLES: [&str; 8] =
+    ["sites", "uplinks", "policies", "own_sequence", "announcements", "revocations", "api_tokens", "audit"];
 
 /// What each version of the schema adds. A step that was ever released stays as it is.
-pub(super) const SCHEMA: [&str; 2] = [include_str!("schema.sql"), include_str!("schema-2.sql")];
+pub(super) const SCHEMA: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-api.sql")];
 static MIGRATIONS: LazyLock<Migrations<'static>> =
     LazyLock::new(|| Migrations::new(SCHEMA.into_iter().map(M::up).collect()));
 /// `PRAGMA user_version` of the current schema: the number of migrations.

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use rusqlite::{Transaction, params};
 use sdwan_common::abi::FlowKey;
 
+use super::AuditEntry;
 use crate::engine::events::EngineEvent;
 use crate::engine::types::{PathKey, SiteId, TunnelKey};
 
@@ -23,6 +24,8 @@ pub enum Record {
     FlowSample(Box<FlowSample>),
     /// A remote site was seen or changed its state.
     Site(Box<SiteRecord>),
+    /// Somebody changed something, or tried to.
+    Audit(Box<AuditEntry>),
 }
 
 /// How a path did since the previous record of it; one every 10 seconds is what the retention's defaults are made for.
@@ -107,6 +110,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite
         Record::PathMetrics(metrics) => insert_metrics(transaction, metrics),
         Record::FlowSample(sample) => insert_sample(transaction, sample),
         Record::Site(site) => insert_site(transaction, site),
+        Record::Audit(entry) => super::api::insert_audit(transaction, entry),
     }
 }
 

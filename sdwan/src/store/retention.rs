@@ -62,7 +62,9 @@ impl Housekeeping {
             };
             more |= remove_metrics(connection, resolution, before(keep).min(rolled))? == CHUNK as usize;
         }
-        for (table, keep) in [("events", retention.events), ("flow_samples", retention.flow_samples)] {
+        for (table, keep) in
+            [("events", retention.events), ("flow_samples", retention.flow_samples), ("audit", retention.audit)]
+        {
             let limit = before(keep).saturating_mul(1_000_000_000);
             more |= remove_rows(connection, table, limit)? == CHUNK as usize;
         }
@@ -159,5 +161,6 @@ fn remove_oldest(connection: &Connection) -> rusqlite::Result<bool> {
             return Ok(true);
         }
     }
-    Ok(remove_metrics(connection, 3_600, i64::MAX)? > 0)
+    // Who changed what goes last.
+    Ok(remove_metrics(connection, 3_600, i64::MAX)? > 0 || remove_rows(connection, "audit", i64::MAX)? > 0)
 }

@@ -392,7 +392,8 @@ fn the_history_of_an_older_schema_is_kept_and_goes_on() {
     );
     let tables = "PRAGMA foreign_keys = OFF; DROP TABLE path_metrics; DROP TABLE paths; DROP TABLE sites;
                   DROP TABLE uplinks; DROP TABLE rollups; DROP TABLE policies; DROP TABLE events; DROP TABLE flow_samples;
-                  DROP TABLE own_sequence; DROP TABLE announcements; DROP TABLE revocations; PRAGMA user_version = 1;";
+                  DROP TABLE own_sequence; DROP TABLE announcements; DROP TABLE revocations; DROP TABLE api_tokens;
+                  DROP TABLE audit; PRAGMA user_version = 1;";
     old.execute_batch(tables).unwrap();
     old.execute_batch(open::SCHEMA[0]).unwrap();
     for statement in [site, path_row, &metric] {

@@ -2,4 +2,8 @@
 
 mod api;
 mod commands;
+mod openapi;
+mod remote;
+mod roles;
+mod secured;
 mod support;

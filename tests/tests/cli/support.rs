@@ -6,8 +6,9 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use sdwan::api::answer;
-use sdwan::api::request::{Refusal, Request};
-use sdwan::api::server::Server;
+use sdwan::api::request::{Changed, Refusal, Request};
+use sdwan::api::server::{Api, Server};
+use sdwan::api::tls::Tls;
 use sdwan::api::views::{DoneView, Health, StatusView, VERSION};
 use sdwan::config::{Config, Inadmissible, admit_policies, compile_with};
 use sdwan::engine::types::{MeshId, SiteId};
@@ -100,14 +101,12 @@ impl Place {
 /// A server on the place's socket, with a core task behind it that knows policies and nothing else.
 pub struct FakeDaemon {
     pub store: Store,
-    server: tokio::task::JoinHandle<()>,
-    core: tokio::task::JoinHandle<()>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Drop for FakeDaemon {
     fn drop(&mut self) {
-        self.server.abort();
-        self.core.abort();
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
@@ -117,9 +116,22 @@ impl FakeDaemon {
         let store = Store::open(&config.site.database, &config.store).expect("the store opens");
         let server = Server::bind(&config.site.socket).await.expect("the socket binds");
         let (sender, receiver) = mpsc::channel(16);
-        let core = tokio::spawn(core_task(config, store.clone(), receiver, health));
-        let server = tokio::spawn(server.run(sender, store.clone()));
-        Self { store, server, core }
+        let api = Api::new(sender, store.clone()).expect("the tokens can be read");
+        let tls = Tls::load(&config.api).expect("the certificates are good");
+        let mut tasks = vec![tokio::spawn(server.run(api.clone()))];
+        if let Some(tls) = tls {
+            tasks.push(tokio::spawn(api.run_tls(tls)));
+            let listening = async {
+                for address in &config.api.listen {
+                    while tokio::net::TcpStream::connect(address).await.is_err() {
+                        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                    }
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(10), listening).await.expect("it listens");
+        }
+        tasks.push(tokio::spawn(core_task(config, store.clone(), receiver, health)));
+        Self { store, tasks }
     }
 }
 
@@ -145,12 +157,13 @@ fn answer_request(config: &Config, store: &Store, request: Request, health: Heal
                     Inadmissible::Conflict(text) => Refusal::Conflict(text),
                 })?;
                 store.save_policies(&policies, replace).map_err(|error| Refusal::Failed(error.to_string()))?;
-                Ok(DoneView::new(format!("{} added", answer::these(&policies))))
+                let done = DoneView::new(format!("{} added", answer::these(&policies)));
+                Ok(Changed { done, before: serde_json::Value::Null, after: serde_json::json!(policies) })
             });
             drop(reply.send(outcome));
         }
         Request::RemovePolicy(name, reply) => drop(reply.send(match store.remove_policy(&name) {
-            Ok(true) => Ok(DoneView::new(format!("policy {name:?} is removed"))),
+            Ok(true) => Ok(Changed::new(DoneView::new(format!("policy {name:?} is removed")))),
             Ok(false) => Err(Refusal::NotFound(format!("there is no stored policy {name:?}"))),
             Err(error) => Err(Refusal::Failed(error.to_string())),
         })),
@@ -207,6 +220,7 @@ fn status(health: Health, store: &Store) -> StatusView {
         refused_announcements: Default::default(),
         stalls: 0,
         decisions: BTreeMap::new(),
+        api_refused: Default::default(),
         internal_drops: Default::default(),
         stamp_reflector: Default::default(),
         mtu_probes: Default::default(),

@@ -1,5 +1,6 @@
 //! Real daemons on real packets: what a mesh must hold.
 
+mod api;
 mod attacker;
 mod backend;
 mod chaos;

@@ -219,7 +219,7 @@ fn what_is_no_echo_of_a_measured_packet_is_not_measured() {
     for (description, case) in cases {
         let mut wire = Wire::new();
         case(&wire);
-        assert_eq!(wire.measured(FIBRE), [], "{description}");
+        assert!(wire.measured(FIBRE).is_empty(), "{description}");
     }
 }
 
@@ -290,7 +290,7 @@ fn a_flood_of_timestamps_takes_no_more_than_its_share_and_forged_echoes_nothing(
     let awaited = wire.awaited();
     println!("{packets} packets: {awaited} awaited, at most {turns} turns");
     assert!(awaited <= turns, "{awaited} of at most {turns}");
-    assert_eq!(wire.measured(FIBRE), [], "none of the echoes was right");
+    assert!(wire.measured(FIBRE).is_empty(), "none of the echoes was right");
     // It goes on as before.
     std::thread::sleep(INTERVAL + TICK);
     wire.leave(Segment { syn: true, ports: (61_000, 443), ..DATA.at(5) });

@@ -150,7 +150,7 @@ fn daemons_that_start_anew_move_nothing_also_when_they_do_so_at_once() {
         assert_eq!(moves(&world, from, end), [], "seed {seed}");
         for times in laws.moves_of_flows() {
             let times: Vec<Duration> = times.iter().filter(|at| **at >= from).map(|at| at.since(from)).collect();
-            assert_eq!(times, [], "seed {seed}: a flow moved");
+            assert!(times.is_empty(), "seed {seed}: a flow moved");
         }
     }
 }

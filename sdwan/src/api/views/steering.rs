@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::api::flow::FlowSpec;
 use crate::engine::path::PathState;
@@ -11,13 +12,15 @@ use crate::engine::policy::Policy;
 use crate::engine::types::{SiteId, TunnelKey};
 
 /// An element of `GET /v1/flows`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FlowView {
     /// Source address.
+    #[schema(value_type = String)]
     pub source: IpAddr,
     /// Source port, 0 without one.
     pub source_port: u16,
     /// Destination address.
+    #[schema(value_type = String)]
     pub destination: IpAddr,
     /// Destination port, 0 without one.
     pub destination_port: u16,
@@ -45,7 +48,7 @@ pub struct FlowView {
 }
 
 /// The path of a flow, by names.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FlowPathView {
     /// Number in the data path.
     pub number: u32,
@@ -58,7 +61,7 @@ pub struct FlowPathView {
 }
 
 /// Where a policy comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PolicySource {
     /// One of the default policies.
@@ -70,7 +73,7 @@ pub enum PolicySource {
 }
 
 /// An element of `GET /v1/policies`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyView {
     /// The policy.
     #[serde(flatten)]
@@ -89,7 +92,7 @@ pub struct PolicyView {
 }
 
 /// The packets of a class in duplicate mode, since the data path was set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CopiesView {
     /// Packets that went by two paths.
     pub packets: u64,
@@ -102,7 +105,7 @@ pub struct CopiesView {
 }
 
 /// `POST /v1/policies/test`: which policy a flow matches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyTestView {
     /// [`super::VERSION`].
     pub version: u32,
@@ -117,7 +120,7 @@ pub struct PolicyTestView {
 }
 
 /// `POST /v1/explain`: what the kernel would do with a packet of a flow, and why.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ExplainView {
     /// [`super::VERSION`].
     pub version: u32,
@@ -126,6 +129,7 @@ pub struct ExplainView {
     /// What the classifier says.
     pub classification: PolicyTestView,
     /// The prefix that the destination is in.
+    #[schema(value_type = Option<String>)]
     pub prefix: Option<IpNet>,
     /// The site behind it.
     pub site: Option<SiteId>,
@@ -145,7 +149,7 @@ pub struct ExplainView {
 }
 
 /// A path of the set that a flow chooses from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CandidateView {
     /// Number in the data path.
     pub number: u32,
@@ -173,7 +177,7 @@ pub struct CandidateView {
 
 /// From an answer's arrival in the kernel, or from the time that was due, until all that followed was written into the maps
 /// of the data path.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DecisionsView {
     /// Decisions that changed something.
     pub count: u64,

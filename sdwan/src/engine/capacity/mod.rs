@@ -25,8 +25,9 @@ use serde::{Deserialize, Serialize};
 use super::time::Time;
 
 /// Direction on a path, seen from this site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = CapacityDirection)]
 pub enum Direction {
     /// Towards the peer.
     Forward,
@@ -35,8 +36,9 @@ pub enum Direction {
 }
 
 /// How a capacity is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = CapacityHow)]
 pub enum How {
     /// The operator says so.
     Declared,

@@ -120,8 +120,9 @@ pub enum Step {
 }
 
 /// Why a search ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = CapacityEnded)]
 pub enum Ended {
     /// The bottleneck was found.
     Found,

@@ -70,8 +70,9 @@ impl Default for Settings {
 }
 
 /// How the MTU of a path is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = MtuHow)]
 pub enum How {
     /// From the interfaces and the configuration: nothing was measured yet, or nobody answers probes.
     #[default]

@@ -27,8 +27,9 @@ pub struct Conditions {
 }
 
 /// Where a search is (RFC 8899 section 5.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = MtuState)]
 pub enum State {
     /// Nobody has answered, or nobody does any more.
     Base,

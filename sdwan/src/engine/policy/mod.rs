@@ -19,7 +19,7 @@ pub use compiled::{CompiledRules, contains};
 
 /// A policy: what it matches, and what its class prefers. Policies apply in ascending `priority`; equal priorities in
 /// the order of their names.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Unique name: 1..=32 of `a-z 0-9 -`.
@@ -60,7 +60,7 @@ impl Policy {
 }
 
 /// One alternative of a policy's match. Empty lists match everything; all lists that are not empty must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Match {
     /// IP protocols: `tcp`, `udp`, `icmp`, `icmpv6`, or a number.
@@ -80,9 +80,11 @@ pub struct Match {
     pub dscp: Vec<Dscp>,
     /// Source prefixes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub sources: Vec<IpNet>,
     /// Destination prefixes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub destinations: Vec<IpNet>,
     /// Names of ingress zones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -90,7 +92,7 @@ pub struct Match {
 }
 
 /// What makes a path good.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preference {
     /// Low latency, jitter and loss.
@@ -105,7 +107,7 @@ pub enum Preference {
 }
 
 /// How a class spreads over its paths.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// All flows on the best path; the others are for failover.
@@ -119,7 +121,7 @@ pub enum Mode {
 }
 
 /// What a flow does when a better path than its own appears.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sticky {
     /// It moves, once the better path has been better for the hold time.
@@ -130,7 +132,7 @@ pub enum Sticky {
 }
 
 /// Optional bounds; a path that keeps them all ranks before one that doesn't.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sla {
     /// Longest smoothed RTT, ms.
@@ -295,7 +297,7 @@ impl fmt::Display for Protocol {
 
 /// Reads a number or a text, writes the text.
 macro_rules! serde_as_text {
-    ($($type:ty),*) => { $(
+    ($($type:ty: $text:literal,)*) => { $(
         impl Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -314,7 +316,22 @@ macro_rules! serde_as_text {
                 text.parse().map_err(serde::de::Error::custom)
             }
         }
+
+        impl utoipa::PartialSchema for $type {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                use utoipa::openapi::schema::{Object, OneOf, Type};
+                let text = Object::builder().schema_type(Type::String).description(Some($text));
+                let number = Object::builder().schema_type(Type::Integer).minimum(Some(0));
+                OneOf::builder().item(text).item(number).into()
+            }
+        }
+
+        impl utoipa::ToSchema for $type {}
     )* };
 }
 
-serde_as_text!(PortRange, Dscp, Protocol);
+serde_as_text! {
+    PortRange: "A port, or a range of them such as `9000-9099`; answers have a text",
+    Dscp: "A value, 0 to 63, or a name such as `ef`, `af41`, `cs1`; answers have a text",
+    Protocol: "`tcp`, `udp`, `icmp`, `icmpv6`, or a number, 0 to 255; answers have a text",
+}

@@ -1,0 +1,113 @@
+//! What requests have in their URL and in their body.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::views::{EventView, Listing, VERSION};
+use crate::engine::events::EventKind;
+use crate::store::EventQuery;
+
+/// Most events, or changes, in one answer.
+const MAX_EVENTS: usize = 10_000;
+
+/// Query of `POST /v1/policies`.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AddQuery {
+    /// Stored policies of these names are replaced.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// Body of `POST /v1/measure/mtu`.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MeasureMtu {
+    /// The path, as people write it: `SITE`, `SITE/0-1` or `SITE/LOCAL/REMOTE`.
+    pub path: String,
+}
+
+/// Query of `GET /v1/audit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditListQuery {
+    /// Only changes at or after this, Unix time in nanoseconds.
+    pub since: Option<i64>,
+    /// Most changes, 1..=10000: the latest ones.
+    pub limit: usize,
+}
+
+impl Default for AuditListQuery {
+    fn default() -> Self {
+        Self { since: None, limit: 100 }
+    }
+}
+
+impl AuditListQuery {
+    /// The limit, if it is one. The error says what is wrong.
+    pub fn checked_limit(&self) -> Result<usize, String> {
+        limit(self.limit)
+    }
+}
+
+fn limit(limit: usize) -> Result<usize, String> {
+    match (1..=MAX_EVENTS).contains(&limit) {
+        true => Ok(limit),
+        false => Err(format!("limit {limit} is out of range: write a number in 1..={MAX_EVENTS}")),
+    }
+}
+
+/// Query of `GET /v1/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// Only events at or after this, Unix time in nanoseconds.
+    pub since: Option<i64>,
+    /// Only events with a larger number, the first of them.
+    pub after: Option<i64>,
+    /// Kinds with commas between them; empty: all.
+    pub kind: String,
+    /// Only events about this site.
+    #[param(value_type = Option<String>)]
+    pub site: Option<crate::engine::types::SiteId>,
+    /// Most events, 1..=10000.
+    pub limit: usize,
+}
+
+impl Default for EventsQuery {
+    fn default() -> Self {
+        Self { since: None, after: None, kind: String::new(), site: None, limit: 100 }
+    }
+}
+
+impl EventsQuery {
+    /// As a question to the store, for one event more than the limit. The error says what is wrong.
+    pub fn to_store(&self) -> Result<EventQuery, String> {
+        limit(self.limit)?;
+        let kinds = self.kind.split(',').filter(|kind| !kind.is_empty()).map(|kind| kind.trim().parse::<EventKind>());
+        Ok(EventQuery {
+            since_unix_ns: self.since,
+            after_id: self.after,
+            kinds: kinds.collect::<Result<_, _>>().map_err(|error| error.to_string())?,
+            site: self.site,
+            limit: self.limit + 1,
+        })
+    }
+
+    /// Events as the API lists them, cut to the limit at the right end.
+    pub fn listing(&self, events: Vec<crate::store::StoredEvent>) -> Listing<EventView> {
+        let mut items: Vec<EventView> = events
+            .into_iter()
+            .map(|event| EventView { id: event.id, time_unix_ns: event.time_unix_ns, event: event.event })
+            .collect();
+        if self.after.is_none() && items.len() > self.limit {
+            // The latest ones were asked for: the one too many is the oldest.
+            items.remove(0);
+            return Listing { version: VERSION, items, truncated: true };
+        }
+        Listing::limited(items, self.limit)
+    }
+}
