@@ -7,6 +7,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod daemon;
 pub mod dataplane;
 pub mod discovery;

@@ -5,6 +5,7 @@ mod cargo;
 mod clean;
 mod fetch;
 mod lint;
+mod package;
 mod progress;
 mod run;
 mod setup;
@@ -50,6 +51,8 @@ enum Task {
     CiLint,
     /// Run a bench, or list the benches
     Bench(run::Bench),
+    /// Make a Debian package: binary (release), systemd unit, manual pages, completions, documents
+    Package(package::Arguments),
     /// Remove what was built; the tools of `setup` stay
     Clean(clean::Clean),
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Task::Vm(vm) => vm.run(),
         Task::CiLint => lint::lint(),
         Task::Bench(bench) => bench.run(),
+        Task::Package(package) => package.run(),
         Task::Clean(clean) => clean.run(),
     };
     result.unwrap_or_else(|error| {

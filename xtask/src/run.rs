@@ -93,6 +93,14 @@ impl Profile {
     }
 }
 
+/// Builds binaries, optimized; returns the directory that they are in.
+///
+/// # Errors
+/// When a tool is missing or the build fails.
+pub fn build_release(binaries: &[&str]) -> Result<PathBuf> {
+    Profile::RELEASE.build(binaries)
+}
+
 /// Builds the `sdwan` binary.
 ///
 /// # Errors

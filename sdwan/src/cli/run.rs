@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Global, with_global};
 use crate::config::{Config, LogFormat, Options, load};
+use crate::confine;
 use crate::daemon::{self, Ended, Reloader};
 use crate::recording::{DEFAULT_LIMIT, Recording};
 use crate::store::StateLock;
@@ -46,8 +47,13 @@ impl Args {
         let reloader = Reloader::new(move || load(&options)).context("cannot tell which program this is")?;
         daemon::check_privileges()?;
         let lock = StateLock::acquire(&config.site.lock)?;
+        let confined = confine::confine(&config, recording.as_ref().map(|recording| recording.file.as_path()));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-        match runtime.block_on(daemon::run(config, recording, reloader.clone(), lock))? {
+        let ended = runtime.block_on(daemon::run(config, recording, reloader.clone(), lock));
+        if !matches!(ended, Ok(Ended::Reload)) {
+            confined.leave();
+        }
+        match ended? {
             Ended::Stopped => Ok(()),
             Ended::Reload => Err(reloader.execute()).context("cannot execute this program anew"),
         }

@@ -18,6 +18,7 @@ use super::policies::Policies;
 use super::publish::Publishing;
 use super::routes::RouteInput;
 use super::storage::StorageWatch;
+use super::supervisor::Watchdog;
 use super::views::SiteFacts;
 use crate::api::request::{Changed, Reply, Request};
 use crate::api::views::DoneView;
@@ -222,6 +223,7 @@ impl Core {
         let mut moves = interval(super::moves::LOOK);
         let (counts, mut counted) = mpsc::channel(1);
         let mut storage = StorageWatch::new(&self.store);
+        let mut watchdog = Watchdog::from_environment();
         for timer in [&mut heartbeat, &mut refresh, &mut record, &mut traffic, &mut moves] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
@@ -240,6 +242,7 @@ impl Core {
             self.settle();
             self.publish_due();
             self.record_some();
+            watchdog.alive();
             let deadline = self.until_deadline();
             tokio::select! {
                 biased;

@@ -22,6 +22,7 @@ mod routes;
 mod settings;
 mod start;
 mod storage;
+mod supervisor;
 mod teardown;
 #[cfg(test)]
 mod tests;

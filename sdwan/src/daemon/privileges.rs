@@ -1,20 +1,7 @@
 //! The capabilities that the daemon can't do without; `sdwan run` and `sdwan check` ask for the same ones.
 
 use super::StartError;
-
-/// By number (`capability.h`). The last two are for the programs: the verifier takes their pointer arithmetic from
-/// nobody without `CAP_PERFMON`.
-const CAPABILITIES: [(u32, &str); 5] = [
-    (10, "CAP_NET_BIND_SERVICE"),
-    (12, "CAP_NET_ADMIN"),
-    (13, "CAP_NET_RAW"),
-    (PERFMON, "CAP_PERFMON"),
-    (BPF, "CAP_BPF"),
-];
-const PERFMON: u32 = 38;
-const BPF: u32 = 39;
-/// Includes those two.
-const SYS_ADMIN: u32 = 21;
+use crate::confine::capabilities::{BPF, NEEDED, PERFMON, SYS_ADMIN};
 
 /// Those missing in the text of `/proc/PID/status`.
 pub fn missing_capabilities(status: &str) -> Vec<&'static str> {
@@ -22,7 +9,7 @@ pub fn missing_capabilities(status: &str) -> Vec<&'static str> {
     let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     let has = |number: u32| effective >> number & 1 == 1;
     let held = |number: u32| has(number) || matches!(number, PERFMON | BPF) && has(SYS_ADMIN);
-    let lacking = CAPABILITIES.iter().filter(|(number, _)| !held(*number));
+    let lacking = NEEDED.iter().filter(|(number, _)| !held(*number));
     lacking.map(|(_, name)| *name).collect()
 }
 

@@ -125,6 +125,8 @@ impl Reloader {
         }
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let mut command = std::process::Command::new(&self.program);
+        let (name, value) = crate::confine::marker();
+        command.env(name, value);
         if let Some((name, rest)) = arguments.split_first() {
             command.arg0(name).args(rest);
         }

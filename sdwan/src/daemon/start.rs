@@ -19,6 +19,7 @@ use super::policies::{self, Policies};
 use super::reload::Reloader;
 use super::routes::RouteTask;
 use super::settings::{backend_choice, dataplane_settings, discovery_config, uplink_specs, with_indices};
+use super::supervisor;
 use super::teardown::teardown;
 use crate::api::request::{Changed, Refusal, Reply, Request};
 use crate::api::scrape;
@@ -26,6 +27,7 @@ use crate::api::server::{Api, ServeError, Server};
 use crate::api::tls::{Tls, TlsError};
 use crate::api::views::DoneView;
 use crate::config::Config;
+use crate::confine;
 use crate::dataplane::{self, Dataplane, EventStream, Layout, Reader};
 use crate::discovery::{self, DiscoveryError, DiscoveryHandle};
 use crate::engine::events::{EngineEvent, EventKind};
@@ -184,7 +186,8 @@ pub async fn run(
     let scraped = tokio::spawn(scrape::run(config.metrics.listen.clone(), answers.clone()));
     let secured = tls.map(|tls| tokio::spawn(answers.clone().run_tls(tls)));
     let api = tokio::spawn(server.run(answers));
-    info!(socket = %config.site.socket.display(), "ready");
+    info!(socket = %config.site.socket.display(), confined = confine::outcome(), "ready");
+    supervisor::ready();
 
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
@@ -204,6 +207,9 @@ pub async fn run(
             break running.stop().await?;
         }
     };
+    if ended == Ended::Stopped {
+        supervisor::stopping();
+    }
     finish(config, core, exit, store, running).await?;
     api.abort();
     // Their sockets are closed then, and a start that follows can have their addresses.

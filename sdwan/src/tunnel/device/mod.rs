@@ -15,7 +15,6 @@
 //! The process keeps running when the daemon ends, and ends when its interface is removed or on SIGTERM.
 
 mod control;
-mod privileges;
 mod tun;
 mod udp;
 
@@ -35,6 +34,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
+use crate::confine::capabilities::{NET_ADMIN, Set, keep_only};
 use tun::Tun;
 
 /// Where WireGuard's tools look for control sockets.
@@ -107,6 +107,11 @@ pub fn log_path(interface: &str) -> PathBuf {
     Path::new(SOCKET_DIRECTORY).join(format!("{interface}.log"))
 }
 
+/// Where control sockets and logs are.
+pub fn socket_directory() -> &'static Path {
+    Path::new(SOCKET_DIRECTORY)
+}
+
 /// Makes the directory of control sockets, for root alone.
 pub fn make_socket_directory() -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(SOCKET_DIRECTORY)
@@ -115,6 +120,12 @@ pub fn make_socket_directory() -> io::Result<()> {
 /// Opens the log of an interface's userspace WireGuard, emptied.
 pub fn open_log(interface: &str) -> io::Result<std::fs::File> {
     OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(log_path(interface))
+}
+
+/// Keeps the network alone, for the firewall mark of the sockets, and keys out of core dumps and debuggers.
+fn give_up_privileges() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false)?;
+    keep_only(Set(1 << NET_ADMIN))
 }
 
 /// Runs the userspace WireGuard of one interface until the interface is removed or a signal ends it.
@@ -129,7 +140,7 @@ pub fn run(interface: &str, foreground: bool, threads: Option<usize>) -> Result<
     }
     let tun = Tun::create(interface).map_err(|source| Error::Tun { interface: interface.into(), source })?;
     let socket = listen(interface)?;
-    privileges::drop_all_but_network().map_err(|source| Error::Process { action: "give up privileges", source })?;
+    give_up_privileges().map_err(|source| Error::Process { action: "give up privileges", source })?;
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.max(1))
