@@ -16,6 +16,7 @@ use super::flow::FlowSpec;
 use super::listen::Io;
 use super::queries::{AuditListQuery, EventsQuery, MeasureMtu};
 use super::remote::{Remote, why};
+use super::report::ReportQuery;
 use super::request::FlowFilter;
 use super::views::*;
 use crate::engine::policy::Policy;
@@ -161,6 +162,11 @@ impl Client {
     /// What happened.
     pub async fn events(&self, events: &EventsQuery) -> Result<Listing<EventView>, ClientError> {
         self.get(&format!("/v1/events?{}", query(events))).await
+    }
+
+    /// What paths, providers and classes did over a span of time.
+    pub async fn report(&self, span: &ReportQuery) -> Result<ReportView, ClientError> {
+        self.get(&format!("/v1/report?{}", query(span))).await
     }
 
     /// Searches the MTU of a path now; takes as long as that does.

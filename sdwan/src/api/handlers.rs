@@ -23,6 +23,7 @@ use super::guard::{Guard, admit, admit_scraper, require};
 use super::metrics::{self, Snapshot};
 use super::openapi;
 use super::queries::{AddQuery, AuditListQuery, EventsQuery, MeasureMtu};
+use super::report::{ReportQuery, report};
 use super::request::{Changed, FlowFilter, Request};
 use super::server::{Api, Failure, MEASUREMENT_TIMEOUT};
 use super::tokens;
@@ -47,6 +48,7 @@ pub(super) fn endpoints() -> Vec<(Role, UtoipaMethodRouter<Api>)> {
         (Viewer, routes!(test_policy)),
         (Operator, routes!(remove_policy)),
         (Viewer, routes!(events)),
+        (Viewer, routes!(report_of)),
         (Viewer, routes!(explain)),
         (Operator, routes!(measure_mtu)),
         (Operator, routes!(measure_capacity)),
@@ -274,6 +276,19 @@ async fn events(
     let question = options.to_store().map_err(Failure::wrong)?;
     let events = api.stored(move |store| store.events(&question)).await?;
     Ok(Json(options.listing(events)))
+}
+
+/// What paths, providers and classes did.
+#[utoipa::path(get, path = "/v1/report", tag = "history", params(ReportQuery),
+    responses((status = OK, description = "Availability, quality, compliance and failovers of a span", body = ReportView)))]
+async fn report_of(
+    State(api): State<Api>,
+    options: Result<Query<ReportQuery>, QueryRejection>,
+) -> Result<Json<ReportView>, Failure> {
+    let span = query(options)?.span().map_err(Failure::wrong)?;
+    let site_name = Some(api.ask(Request::Status).await?.site_name);
+    let view = api.stored(move |store| store.read(|reader| report(reader, span))).await?;
+    Ok(Json(ReportView { site_name, ..view }))
 }
 
 /// Who changed what.

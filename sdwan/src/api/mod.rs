@@ -3,6 +3,7 @@
 //! - [`access`]: who asks, and with which role
 //! - [`views`]: what it shows
 //! - [`answer`]: answers that need no running daemon
+//! - [`report`]: what paths, providers and classes did over a span of time
 //! - [`request`]: what it asks of the daemon's core task
 //! - [`server`]: the daemon's side; `listen`: its sockets and their clients; `guard`: who is let in; `handlers`: what
 //!   each path does; `queries`: what requests hold
@@ -28,6 +29,7 @@ pub mod openapi;
 mod queries;
 pub mod refusals;
 pub mod remote;
+pub mod report;
 pub mod request;
 pub mod scrape;
 pub mod server;

@@ -90,6 +90,7 @@ impl EventsQuery {
         let kinds = self.kind.split(',').filter(|kind| !kind.is_empty()).map(|kind| kind.trim().parse::<EventKind>());
         Ok(EventQuery {
             since_unix_ns: self.since,
+            until_unix_ns: None,
             after_id: self.after,
             kinds: kinds.collect::<Result<_, _>>().map_err(|error| error.to_string())?,
             site: self.site,

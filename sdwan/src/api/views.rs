@@ -18,9 +18,11 @@ use crate::engine::types::{MeshId, SiteId, TunnelKey};
 use crate::store::StoreHealth;
 
 mod access;
+mod report;
 mod steering;
 
 pub use access::*;
+pub use report::*;
 pub use steering::*;
 
 /// Version of every JSON document of the API.

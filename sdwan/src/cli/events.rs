@@ -87,7 +87,7 @@ fn show(context: &Context, events: &[EventView]) -> anyhow::Result<()> {
     for event in events {
         match context.output.format {
             Format::Json => text.push_str(&serde_json::to_string(event)?),
-            Format::Table => text.push_str(&line(event, &context.output)),
+            _ => text.push_str(&line(event, &context.output)),
         }
         text.push('\n');
     }

@@ -21,6 +21,7 @@ mod policies;
 mod reload;
 mod remote;
 mod replay;
+mod report;
 mod run;
 mod site;
 mod sites;
@@ -62,7 +63,7 @@ pub struct Cli {
 
 #[derive(Args, Clone, Debug)]
 struct Global {
-    /// How listings look: table, or json for programs [default: table]
+    /// How listings look: table, wide with all columns, or json for programs; `report` makes html, too [default: table]
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT",
         hide_possible_values = true, hide_default_value = true)]
     output: Format,
@@ -80,10 +81,15 @@ struct Global {
 /// How listings look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// For people, as wide as the terminal
+    #[value(alias = "text")]
     Table,
+    /// For people, with all columns, however wide
+    Wide,
     /// For programs; has a version field
     Json,
+    /// A page for a browser: `sdwan report` only
+    Html,
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,6 +112,8 @@ enum Command {
     Policies(policies::Args),
     /// Show what happened
     Events(events::Args),
+    /// Report what paths, providers and classes did over a span of time, and every failover with its cause
+    Report(report::Args),
     /// Run the engine over a recording of `sdwan run --record`, and show what it decides
     Replay(replay::Args),
     /// Show who changed what
@@ -167,6 +175,7 @@ impl Command {
             | Self::Flows(_)
             | Self::Policies(_)
             | Self::Events(_)
+            | Self::Report(_)
             | Self::Audit(_)
             | Self::Token(_)
             | Self::Explain(_)
@@ -240,6 +249,10 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
         }
     };
+    if cli.global.output == Format::Html && !matches!(cli.command, Command::Report(_)) {
+        eprintln!("error: {}", output::NO_PAGE);
+        return Exit::Usage.into();
+    }
     let context = Context { output: Output::from_environment(cli.global.output), global: cli.global };
     match dispatch(cli.command, &context) {
         Ok(exit) => exit.into(),
@@ -292,6 +305,7 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             Command::Events(args) => args.run(context).await,
             Command::Audit(args) => args.run(context).await,
             Command::Token(args) => args.run(context).await,
+            Command::Report(args) => args.run(context).await,
             Command::Explain(args) => args.run(context).await,
             Command::Measure(command) => command.run(context).await,
             Command::Check(args) => args.run(context),

@@ -9,6 +9,8 @@ use super::Format;
 
 /// Width of tables when nobody says otherwise, columns.
 const WIDTH: u16 = 80;
+/// To whoever wants a page of a command that makes none.
+pub(super) const NO_PAGE: &str = "only `sdwan report` makes a page: write `-o table`, `-o wide` or `-o json`";
 
 /// How and where a command prints.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +39,16 @@ impl Output {
     pub fn from_environment(format: Format) -> Self {
         let terminal = std::io::stdout().is_terminal();
         let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let width = terminal.then(|| Table::new().width()).flatten().unwrap_or(WIDTH).max(WIDTH);
+        let width = match format {
+            Format::Wide => u16::MAX,
+            _ => terminal.then(|| Table::new().width()).flatten().unwrap_or(WIDTH).max(WIDTH),
+        };
         Self { format, color, width }
     }
 
-    /// Without colour, of the standard width.
-    #[cfg(test)]
-    pub fn plain(format: Format) -> Self {
-        Self { format, color: false, width: WIDTH }
+    /// Without colour, of the standard width: what a file gets.
+    pub fn for_file(format: Format) -> Self {
+        Self { format, color: false, width: if format == Format::Wide { u16::MAX } else { WIDTH } }
     }
 
     /// An empty table with these headings.
@@ -95,13 +99,14 @@ impl Output {
                 text.push('\n');
                 self.write(&text)
             }
-            Format::Table => self.write(&table(self)),
+            Format::Table | Format::Wide => self.write(&table(self)),
+            Format::Html => anyhow::bail!(NO_PAGE),
         }
     }
 
     /// Makes way for the next table, where somebody looks at it.
     pub fn clear(&self) -> anyhow::Result<()> {
-        if self.format == Format::Table && std::io::stdout().is_terminal() {
+        if matches!(self.format, Format::Table | Format::Wide) && std::io::stdout().is_terminal() {
             self.write("\x1b[H\x1b[2J")
         } else {
             Ok(())

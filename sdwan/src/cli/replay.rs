@@ -77,7 +77,7 @@ impl Args {
             Ok(outcome) => outcome,
             Err(error) => {
                 // What came before the line that is wrong is still worth seeing.
-                if output.format == Format::Table {
+                if output.format != Format::Json {
                     for (_, event) in &happened {
                         output.write(&format!("{:20} {}\n", event.kind.name(), event.message))?;
                     }

@@ -13,9 +13,9 @@ use crate::engine::policy::default_policies;
 use crate::engine::types::{MeshId, SiteId, TunnelKey, UplinkIndex};
 use crate::store::StoreHealth;
 
-const PLAIN: fn() -> Output = || Output::plain(Format::Table);
+const PLAIN: fn() -> Output = || Output::for_file(Format::Table);
 
-fn tunnel(local: u8, remote: u8) -> TunnelKey {
+pub(super) fn tunnel(local: u8, remote: u8) -> TunnelKey {
     TunnelKey { local: UplinkIndex::new(local).unwrap(), remote: UplinkIndex::new(remote).unwrap() }
 }
 
@@ -24,7 +24,7 @@ fn counts(items: &[(&str, u64)]) -> BTreeMap<String, u64> {
 }
 
 /// No line may be wider than a terminal of 80 columns.
-fn fits(text: &str) {
+pub(super) fn fits(text: &str) {
     for line in text.lines() {
         assert!(line.chars().count() <= 80, "{} columns: {line:?}", line.chars().count());
     }

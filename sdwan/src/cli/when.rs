@@ -19,6 +19,17 @@ pub(super) fn display(unix_ns: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}.{:03}", second % 60, nanoseconds / 1_000_000)
 }
 
+/// `2026-11-23 09:19:18`, UTC.
+pub(super) fn second(unix_ns: i64) -> String {
+    display(unix_ns).split('.').next().unwrap_or_default().to_owned()
+}
+
+/// `2026-11-23 09:19`, UTC.
+pub(super) fn minute(unix_ns: i64) -> String {
+    let text = second(unix_ns);
+    text.rsplit_once(':').map_or(text.clone(), |(minute, _)| minute.to_owned())
+}
+
 /// A point in time: a duration ago (`10m`), or `YYYY-MM-DD[THH:MM[:SS]]` in UTC. Nanoseconds of Unix time.
 pub(super) fn parse(text: &str, now_ns: i64) -> Result<i64, String> {
     if let Ok(Span(ago)) = text.parse::<Span>() {
@@ -91,6 +102,8 @@ mod tests {
         assert_eq!(display(951_782_399_999_000_000), "2000-02-28 23:59:59.999");
         assert_eq!(display(951_782_400_000_000_000), "2000-02-29 00:00:00.000");
         assert_eq!(display(1_709_251_200_000_000_000), "2024-03-01 00:00:00.000");
+        assert_eq!(second(1_709_251_261_999_000_000), "2024-03-01 00:01:01");
+        assert_eq!(minute(1_709_251_261_999_000_000), "2024-03-01 00:01");
         assert_eq!(parse("2000-02-29T00:00Z", 0), Ok(951_782_400_000_000_000));
         assert_eq!(parse("10m", 700_000_000_000), Ok(100_000_000_000));
     }

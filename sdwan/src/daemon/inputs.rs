@@ -14,7 +14,7 @@ use crate::discovery::DiscoveryEvent;
 use crate::engine::Time;
 use crate::engine::events::{EngineEvent, EventKind};
 use crate::engine::input::{Gone, Input};
-use crate::engine::types::{PathKey, SiteId, TunnelKey};
+use crate::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
 use crate::measure::notice::Noticed;
 use crate::measure::{ProbeCounters, Received, clock};
 use crate::net::NetSnapshot;
@@ -110,7 +110,9 @@ impl Core {
                 facts.certificate_expires_unix = Some(announcement.not_after);
                 facts.announced = Some(now);
                 facts.inactive_since = None;
-                self.record_site(site.id, &site.name, "active", site.prefixes.clone());
+                let uplinks = site.uplinks.iter().map(|uplink| (uplink.index, uplink.name.clone())).collect();
+                self.record_site(site.id, &site.name, "active", site.prefixes.clone(), uplinks);
+                self.history.settled(&site.id);
                 // Its answers may be here before the next whole state is made.
                 self.overlays.insert(site.overlay, site.id);
                 self.engine.handle(Input::Site(*site), now);
@@ -139,17 +141,29 @@ impl Core {
         facts.inactive_since = Some(now);
         let name = facts.name.clone();
         let prefixes = self.engine.site(&site).map(|site| site.remote().prefixes.clone()).unwrap_or_default();
-        self.record_site(site, &name, "inactive", prefixes);
+        self.record_site(site, &name, "inactive", prefixes, Vec::new());
+        match gone {
+            Gone::Inactive => self.history.fell_silent(site),
+            Gone::Left | Gone::Removed(_) => self.history.settled(&site),
+        }
         self.engine.handle(Input::SiteGone { site, gone }, now);
     }
 
-    fn record_site(&self, id: SiteId, name: &str, state: &str, prefixes: Vec<ipnet::IpNet>) {
+    fn record_site(
+        &self,
+        id: SiteId,
+        name: &str,
+        state: &str,
+        prefixes: Vec<ipnet::IpNet>,
+        uplinks: Vec<(UplinkIndex, String)>,
+    ) {
         self.store.record(Record::Site(Box::new(SiteRecord {
             time_unix_s: (clock::unix_ns() / 1_000_000_000) as i64,
             id,
             name: name.into(),
             state: state.into(),
             prefixes,
+            uplinks,
         })));
     }
 

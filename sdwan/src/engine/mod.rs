@@ -4,6 +4,7 @@
 //! [`Engine`] takes an [`Input`](input::Input) at a [`Time`], says when it wants to be woken, which
 //! [`Probe`](input::Probe) to send, and what [changed](input::Changes).
 
+pub mod account;
 pub mod capacity;
 mod core;
 pub mod emodel;

@@ -30,6 +30,9 @@ mod detection;
 
 /// WireGuard pads to multiples of this, bytes.
 const PADDING: u16 = 16;
+/// A new path is not held to be down before this: it has not been asked for long enough.
+pub const GRACE: Duration = Duration::from_secs(10);
+
 /// State of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -92,6 +95,10 @@ pub struct Transition {
 pub struct Path {
     state: PathState,
     since: Time,
+    /// From when on it counts as down what isn't up.
+    watched_from: Time,
+    /// How long it was up before its present state.
+    up_before: Duration,
     estimator: Estimator,
     direct: DirectLoss,
     last_answer: Option<Time>,
@@ -129,6 +136,8 @@ impl Path {
         Self {
             state: PathState::Starting,
             since: now,
+            watched_from: now + GRACE,
+            up_before: Duration::ZERO,
             estimator: Estimator::new(settings.loss_window),
             direct: DirectLoss::new(settings.loss_window),
             last_answer: None,
@@ -161,6 +170,17 @@ impl Path {
     /// Since when.
     pub fn since(&self) -> Time {
         self.since
+    }
+
+    /// From when on it is known whether it is up: its first answers, or a while after it was made.
+    pub fn watched_from(&self) -> Time {
+        self.watched_from
+    }
+
+    /// How long it has been up, altogether.
+    pub fn up_time(&self, now: Time) -> Duration {
+        let running = if self.state == PathState::Up { now.since(self.since) } else { Duration::ZERO };
+        self.up_before + running
     }
 
     /// Numbers as of the last rating.
@@ -420,6 +440,11 @@ impl Path {
             return None;
         }
         let from = std::mem::replace(&mut self.state, to);
+        match from {
+            PathState::Up => self.up_before += now.since(self.since),
+            PathState::Starting => self.watched_from = self.watched_from.min(now),
+            PathState::Down | PathState::Recovering => {}
+        }
         self.since = now;
         self.answers_in_row = 0;
         Some(Transition { from, to, cause })

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use sdwan_common::abi::MAX_CANDIDATES;
 
+use super::account::{Account, Verdict};
 use super::policy::{ClassSpec, Mode, Sticky};
 use super::settings::Settings;
 use super::standing::Standing;
@@ -59,7 +60,7 @@ pub struct Ranked {
 }
 
 /// Why a class moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MoveReason {
     /// It had no path.
@@ -106,6 +107,7 @@ pub struct Set {
     standings: Vec<Standing>,
     /// Why it is to move, since when, and for how long that must hold.
     challenged: Option<(MoveReason, Time, Duration)>,
+    account: Account,
 }
 
 impl Set {
@@ -135,6 +137,29 @@ impl Set {
     /// What a path counts as, once it is known.
     pub fn tier(&self, tunnel: TunnelKey) -> Option<Tier> {
         self.standing(tunnel).map(Standing::tier)
+    }
+
+    /// For how long the class's path kept the SLA, and for how long not.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Accounts for how the class does from now on. `known`: it can be told at all.
+    pub(super) fn judge(&mut self, known: bool, now: Time) {
+        let standing = self.first.and_then(|first| self.standing(first));
+        // What counts here is the moment, and not what holds make of it for the sake of steering.
+        let verdict = match standing.map(Standing::rated) {
+            _ if !known => None,
+            Some(Tier::Good | Tier::Degraded) => Some(Verdict::Kept),
+            Some(Tier::Violating) => Some(Verdict::Broken),
+            Some(Tier::Down) | None => Some(Verdict::Without),
+        };
+        self.account.judge(verdict, now);
+    }
+
+    /// Nothing is known of the time by which the driver came late.
+    pub(super) fn stalled(&mut self, late: Duration, now: Time) {
+        self.account.skip(late, now);
     }
 
     /// When a hold ends, if one runs.

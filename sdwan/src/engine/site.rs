@@ -8,7 +8,7 @@ use super::estimate::{Ignored, ProbeReply};
 use super::events::{EngineEvent, EventKind};
 use super::input::Changes;
 use super::mtu::{How, Known};
-use super::path::{Cause, Path, PathState, Transition};
+use super::path::{Cause, GRACE, Path, PathState, Transition};
 use super::policy::{ClassSpec, Compilation};
 use super::score::{Surroundings, class_score, complies};
 use super::sets::{MoveReason, Moved, Rated, Set, Tier};
@@ -290,6 +290,7 @@ impl Site {
     /// The driver came `late` by so much.
     pub(super) fn stalled(&mut self, late: Duration, now: Time) {
         self.paths.values_mut().for_each(|entry| entry.path.stalled(late, now));
+        self.sets.iter_mut().for_each(|set| set.stalled(late, now));
     }
 
     /// The data path found a path silent.
@@ -361,10 +362,12 @@ impl Site {
     pub(super) fn decide(&mut self, compilation: &Compilation, settings: &Settings, now: Time, changes: &mut Changes) {
         self.sets.resize_with(compilation.classes.len(), Set::default);
         let settling = self.settled_at.is_none_or(|settled| now < settled);
+        let known = self.settled_at.is_some() || now.since(self.since) >= GRACE;
         let mut sets = std::mem::take(&mut self.sets);
         for (number, (class, set)) in compilation.classes.iter().zip(&mut sets).enumerate() {
             let rated = self.rate(class, Some(set));
             let (changed, moved) = set.decide(class, rated, settling, now, settings);
+            set.judge(known, now);
             if changed {
                 changes.sets.insert((self.remote.id, number as u16));
             }
@@ -410,7 +413,9 @@ fn report(
         PathState::Starting => return,
     };
     let message = format!("path {} {what}: {}", path_name(remote, tunnel), transition.cause.text());
-    changes.events.push(EngineEvent::new(kind, message).with_path(key));
+    let mut event = EngineEvent::new(kind, message).with_path(key);
+    event.details = serde_json::json!({ "cause": transition.cause });
+    changes.events.push(event);
 }
 
 fn report_quality(remote: &RemoteSite, tunnel: TunnelKey, path: &Path, changes: &mut Changes) {

@@ -24,6 +24,8 @@ const RETURN_DOUBLINGS: f64 = 4.0;
 pub struct Standing {
     tunnel: TunnelKey,
     tier: Tier,
+    /// As it was rated last, without holds.
+    rated: Tier,
     /// Since when it was rated otherwise, and whether worse.
     otherwise: Option<(bool, Time)>,
     penalty: Penalty,
@@ -32,7 +34,7 @@ pub struct Standing {
 impl Standing {
     /// A path that is new to the class.
     pub fn new(tunnel: TunnelKey, tier: Tier, now: Time) -> Self {
-        Self { tunnel, tier, otherwise: None, penalty: Penalty::new(0.0, now) }
+        Self { tunnel, tier, rated: tier, otherwise: None, penalty: Penalty::new(0.0, now) }
     }
 
     /// The uplink pair.
@@ -45,8 +47,14 @@ impl Standing {
         self.tier
     }
 
+    /// The tier of the moment, without holds.
+    pub fn rated(&self) -> Tier {
+        self.rated
+    }
+
     /// Takes how it is rated now. `at_once`: without holds.
     pub fn rate(&mut self, rated: Tier, at_once: bool, now: Time, settings: &Settings) {
+        self.rated = rated;
         let worse = rated > self.tier;
         if rated == self.tier {
             self.otherwise = None;

@@ -19,6 +19,7 @@ mod lock;
 mod open;
 mod query;
 mod record;
+mod report;
 mod retention;
 mod sequences;
 #[cfg(test)]
@@ -35,7 +36,8 @@ use tokio::sync::watch;
 pub use api::{AuditEntry, AuditOutcome, AuditQuery, TokenRecord};
 pub use lock::{LockError, StateLock};
 pub use query::{EventQuery, MetricPoint, Reader, Resolution, StoredEvent, StoredSite};
-pub use record::{FlowSample, PathMetrics, Record, SiteRecord};
+pub use record::{ClassMetrics, FlowSample, PathMetrics, Record, SiteRecord, UplinkMetrics};
+pub use report::{ClassSums, Mean, PathHistory, PathSums, Span, SpanHistory, UplinkSums};
 pub use sequences::Sequences;
 
 use crate::config::StoreConfig;

@@ -23,6 +23,8 @@ pub struct Reader {
 pub struct EventQuery {
     /// Only events at or after this, Unix time in nanoseconds.
     pub since_unix_ns: Option<i64>,
+    /// Only events before this, Unix time in nanoseconds.
+    pub until_unix_ns: Option<i64>,
     /// Only events with a larger number: what came since that one.
     pub after_id: Option<i64>,
     /// Only events of these kinds; empty: of all.
@@ -35,7 +37,7 @@ pub struct EventQuery {
 
 impl Default for EventQuery {
     fn default() -> Self {
-        Self { since_unix_ns: None, after_id: None, kinds: Vec::new(), site: None, limit: 100 }
+        Self { since_unix_ns: None, until_unix_ns: None, after_id: None, kinds: Vec::new(), site: None, limit: 100 }
     }
 }
 
@@ -62,7 +64,7 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    const fn seconds(self) -> i64 {
+    pub(super) const fn seconds(self) -> i64 {
         match self {
             Self::Raw => 0,
             Self::Minute => 60,
@@ -150,7 +152,7 @@ impl Reader {
         let order = if query.after_id.is_some() { "ASC" } else { "DESC" };
         let sql = format!(
             "SELECT id, time_ns, event FROM events
-             WHERE time_ns >= ?1 AND id > ?2 AND (?3 = '[]' OR kind IN (SELECT value FROM json_each(?3)))
+             WHERE time_ns >= ?1 AND time_ns < ?6 AND id > ?2 AND (?3 = '[]' OR kind IN (SELECT value FROM json_each(?3)))
                AND (?4 IS NULL OR site = ?4)
              ORDER BY id {order} LIMIT ?5"
         );
@@ -160,6 +162,7 @@ impl Reader {
             kinds,
             query.site.map(|site| site.0),
             i64::try_from(query.limit).unwrap_or(i64::MAX),
+            query.until_unix_ns.unwrap_or(i64::MAX),
         ];
         let rows = self.rows(&sql, parameters, |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))

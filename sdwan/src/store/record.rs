@@ -5,8 +5,9 @@ use rusqlite::{Transaction, params};
 use sdwan_common::abi::FlowKey;
 
 use super::AuditEntry;
+use crate::engine::account::Times;
 use crate::engine::events::EngineEvent;
-use crate::engine::types::{PathKey, SiteId, TunnelKey};
+use crate::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
 
 /// History: may be lost by seconds.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +21,10 @@ pub enum Record {
     },
     /// How a path did over an interval.
     PathMetrics(Box<PathMetrics>),
+    /// How a local uplink did over an interval.
+    UplinkMetrics(UplinkMetrics),
+    /// How a class did at a site over an interval.
+    ClassMetrics(Box<ClassMetrics>),
     /// A flow was decided or moved.
     FlowSample(Box<FlowSample>),
     /// A remote site was seen or changed its state.
@@ -37,6 +42,10 @@ pub struct PathMetrics {
     pub path: PathKey,
     /// Whether it is up.
     pub up: bool,
+    /// For how long it has been watched since the previous record, ms.
+    pub known_ms: u64,
+    /// For how long it was up in that time, ms.
+    pub up_ms: u64,
     /// Quality score, 0–100.
     pub score: f64,
     /// Smoothed round-trip time, ms.
@@ -73,6 +82,34 @@ pub struct PathMetrics {
     pub received_bytes: u64,
 }
 
+/// How a local uplink did since the previous record of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UplinkMetrics {
+    /// When, Unix time in seconds.
+    pub time_unix_s: i64,
+    /// The uplink.
+    pub uplink: UplinkIndex,
+    /// For how long paths by it were watched, ms.
+    pub known_ms: u64,
+    /// For how long one of them was up, ms.
+    pub up_ms: u64,
+}
+
+/// How a class did at a site since the previous record of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassMetrics {
+    /// When, Unix time in seconds.
+    pub time_unix_s: i64,
+    /// The remote site.
+    pub site: SiteId,
+    /// Name of the class.
+    pub class: String,
+    /// Its bounds, for people; empty: none.
+    pub sla: String,
+    /// For how long its path kept them, broke them, and there was none.
+    pub times: Times,
+}
+
 /// A sampled flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowSample {
@@ -101,6 +138,8 @@ pub struct SiteRecord {
     pub state: String,
     /// Prefixes behind it.
     pub prefixes: Vec<IpNet>,
+    /// Names of its uplinks; those that aren't listed keep the name that they had.
+    pub uplinks: Vec<(UplinkIndex, String)>,
 }
 
 /// Inserts one record. An error of the kind "constraint" concerns this record alone; any other the whole transaction.
@@ -108,6 +147,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite
     match record {
         Record::Event { time_unix_ns, event } => insert_event(transaction, *time_unix_ns, event),
         Record::PathMetrics(metrics) => insert_metrics(transaction, metrics),
+        Record::UplinkMetrics(metrics) => insert_uplink(transaction, metrics),
+        Record::ClassMetrics(metrics) => insert_class(transaction, metrics),
         Record::FlowSample(sample) => insert_sample(transaction, sample),
         Record::Site(site) => insert_site(transaction, site),
         Record::Audit(entry) => super::api::insert_audit(transaction, entry),
@@ -136,8 +177,56 @@ fn insert_site(transaction: &Transaction<'_>, site: &SiteRecord) -> rusqlite::Re
             "INSERT INTO sites (id, name, first_seen_s, last_seen_s, state, prefixes) VALUES (?1, ?2, ?3, ?3, ?4, ?5)
              ON CONFLICT (id) DO UPDATE SET name = ?2, last_seen_s = ?3, state = ?4, prefixes = ?5",
         )?
-        .execute(params![site.id.0, site.name, site.time_unix_s, site.state, json(&site.prefixes)?])
+        .execute(params![site.id.0, site.name, site.time_unix_s, site.state, json(&site.prefixes)?])?;
+    for (index, name) in &site.uplinks {
+        transaction
+            .prepare_cached(
+                "INSERT INTO remote_uplinks (site, idx, name) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (site, idx) DO UPDATE SET name = ?3",
+            )?
+            .execute(params![site.id.0, index.get(), name])?;
+    }
+    Ok(())
+}
+
+fn insert_uplink(transaction: &Transaction<'_>, metrics: &UplinkMetrics) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO uplink_metrics (resolution_s, time_s, uplink, known_ms, up_ms)
+             VALUES (0, ?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![metrics.time_unix_s, metrics.uplink.get(), integer(metrics.known_ms), integer(metrics.up_ms)])
         .map(drop)
+}
+
+fn insert_class(transaction: &Transaction<'_>, metrics: &ClassMetrics) -> rusqlite::Result<()> {
+    let id = class_id(transaction, metrics)?;
+    let milliseconds = |time: std::time::Duration| integer(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let Times { kept, broken, without } = metrics.times;
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO class_metrics (resolution_s, time_s, site_class, kept_ms, broken_ms, without_ms)
+             VALUES (0, ?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![metrics.time_unix_s, id, milliseconds(kept), milliseconds(broken), milliseconds(without)])
+        .map(drop)
+}
+
+/// Row of a class at a site, with the bounds that it has now.
+fn class_id(transaction: &Transaction<'_>, metrics: &ClassMetrics) -> rusqlite::Result<i64> {
+    let mut select =
+        transaction.prepare_cached("SELECT id FROM site_classes WHERE site = ?1 AND class = ?2 AND sla = ?3")?;
+    match select.query_row(params![metrics.site.0, metrics.class, metrics.sla], |row| row.get(0)) {
+        Err(rusqlite::Error::QueryReturnedNoRows) => {}
+        found => return found,
+    }
+    add_site(transaction, &metrics.site, metrics.time_unix_s)?;
+    transaction.query_row(
+        "INSERT INTO site_classes (site, class, sla) VALUES (?1, ?2, ?3)
+         ON CONFLICT (site, class) DO UPDATE SET sla = ?3 RETURNING id",
+        params![metrics.site.0, metrics.class, metrics.sla],
+        |row| row.get(0),
+    )
 }
 
 fn insert_metrics(transaction: &Transaction<'_>, metrics: &PathMetrics) -> rusqlite::Result<()> {
@@ -147,9 +236,10 @@ fn insert_metrics(transaction: &Transaction<'_>, metrics: &PathMetrics) -> rusql
             "INSERT OR REPLACE INTO path_metrics (path, resolution_s, time_s, samples, up_samples, score, rtt_ms,
              rtt_min_ms, rtt_max_ms, jitter_forward_ms, jitter_backward_ms, loss_forward_pct, loss_backward_pct, mos,
              sent_packets, sent_bytes, received_packets, received_bytes, data_loss_forward_pct,
-             data_loss_forward_packets, data_loss_backward_pct, data_loss_backward_packets, tcp_rtt_ms, tcp_rtt_min_ms)
+             data_loss_forward_packets, data_loss_backward_pct, data_loss_backward_packets, tcp_rtt_ms, tcp_rtt_min_ms,
+             known_ms, up_ms)
              VALUES (?1, 0, ?2, 1, ?3, ?4, ?5, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
-             ?20)",
+             ?20, ?21, ?22)",
         )?
         .execute(params![
             path,
@@ -172,6 +262,8 @@ fn insert_metrics(transaction: &Transaction<'_>, metrics: &PathMetrics) -> rusql
             integer(metrics.data_loss_backward_packets),
             metrics.tcp_rtt_ms,
             metrics.tcp_rtt_min_ms,
+            integer(metrics.known_ms),
+            integer(metrics.up_ms),
         ])
         .map(drop)
 }
@@ -185,13 +277,20 @@ fn path_id(transaction: &Transaction<'_>, path: &PathKey, time: i64) -> rusqlite
         Err(rusqlite::Error::QueryReturnedNoRows) => {}
         found => return found,
     }
-    transaction.execute(
-        "INSERT OR IGNORE INTO sites (id, name, first_seen_s, last_seen_s, state, prefixes)
-         VALUES (?1, ?2, ?3, ?3, 'active', '[]')",
-        params![path.site.0, path.site.to_string(), time],
-    )?;
+    add_site(transaction, &path.site, time)?;
     transaction.execute("INSERT INTO paths (site, local_uplink, remote_uplink) VALUES (?1, ?2, ?3)", key)?;
     Ok(transaction.last_insert_rowid())
+}
+
+/// Makes a site's row, if nobody has recorded the site itself.
+fn add_site(transaction: &Transaction<'_>, site: &SiteId, time: i64) -> rusqlite::Result<()> {
+    transaction
+        .execute(
+            "INSERT OR IGNORE INTO sites (id, name, first_seen_s, last_seen_s, state, prefixes)
+             VALUES (?1, ?2, ?3, ?3, 'active', '[]')",
+            params![site.0, site.to_string(), time],
+        )
+        .map(drop)
 }
 
 fn insert_sample(transaction: &Transaction<'_>, sample: &FlowSample) -> rusqlite::Result<()> {

@@ -12,6 +12,13 @@ const INTERVALS: i64 = 10;
 /// Records come late by up to this, seconds: an interval is rolled up when it is older.
 const LATENESS_S: i64 = 120;
 
+/// A table of metrics: its name, and what its rows are of.
+struct Table(&'static str, &'static str);
+
+/// All of them. Each is rolled up and expires alike.
+const METRICS: [Table; 3] =
+    [Table("path_metrics", "path"), Table("uplink_metrics", "uplink"), Table("class_metrics", "site_class")];
+
 /// The work on old history.
 pub(super) struct Housekeeping {
     retention: StoreConfig,
@@ -60,7 +67,9 @@ impl Housekeeping {
                 Some(coarser) => rolled_until(connection, coarser)?.unwrap_or(i64::MIN),
                 None => i64::MAX,
             };
-            more |= remove_metrics(connection, resolution, before(keep).min(rolled))? == CHUNK as usize;
+            for table in METRICS {
+                more |= remove_metrics(connection, table, resolution, before(keep).min(rolled))? == CHUNK as usize;
+            }
         }
         for (table, keep) in
             [("events", retention.events), ("flow_samples", retention.flow_samples), ("audit", retention.audit)]
@@ -96,11 +105,15 @@ fn roll_up(connection: &mut Connection, from: i64, to: i64, now_s: i64) -> rusql
     // A clock that was set back must not keep us from rolling up until it has caught up.
     let until = rolled_until(connection, to)?.filter(|until| *until <= now_s);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let first: Option<i64> = transaction.query_row(
-        "SELECT min(time_s) FROM path_metrics WHERE resolution_s = ?1 AND time_s >= ?2",
-        params![from, until.unwrap_or(i64::MIN)],
-        |row| row.get(0),
-    )?;
+    let mut first: Option<i64> = None;
+    for Table(table, _) in METRICS {
+        let earliest: Option<i64> = transaction.query_row(
+            &format!("SELECT min(time_s) FROM {table} WHERE resolution_s = ?1 AND time_s >= ?2"),
+            params![from, until.unwrap_or(i64::MIN)],
+            |row| row.get(0),
+        )?;
+        first = first.into_iter().chain(earliest).min();
+    }
     // Intervals without any metric are passed over at once.
     let start = first.map_or(complete, |first| (first.div_euclid(to) * to).min(complete));
     let end = complete.min(start + INTERVALS * to);
@@ -112,7 +125,7 @@ fn roll_up(connection: &mut Connection, from: i64, to: i64, now_s: i64) -> rusql
                 rtt_max_ms, jitter_forward_ms, jitter_backward_ms, loss_forward_pct, loss_backward_pct, mos,
                 sent_packets, sent_bytes, received_packets, received_bytes, data_loss_forward_pct,
                 data_loss_forward_packets, data_loss_backward_pct, data_loss_backward_packets, tcp_rtt_ms,
-                tcp_rtt_min_ms)
+                tcp_rtt_min_ms, known_ms, up_ms)
          SELECT path, ?2, time_s / ?2 * ?2, sum(samples), sum(up_samples), sum(score * samples) / sum(samples),
                 avg(rtt_ms), min(rtt_min_ms), max(rtt_max_ms),
                 sum(jitter_forward_ms * samples) / sum(samples), sum(jitter_backward_ms * samples) / sum(samples),
@@ -121,9 +134,24 @@ fn roll_up(connection: &mut Connection, from: i64, to: i64, now_s: i64) -> rusql
                 sum(data_loss_forward_pct * data_loss_forward_packets) / sum(data_loss_forward_packets),
                 sum(data_loss_forward_packets),
                 sum(data_loss_backward_pct * data_loss_backward_packets) / sum(data_loss_backward_packets),
-                sum(data_loss_backward_packets), avg(tcp_rtt_ms), min(tcp_rtt_min_ms)
+                sum(data_loss_backward_packets), avg(tcp_rtt_ms), min(tcp_rtt_min_ms),
+                sum(coalesce(known_ms, samples * 10000)), sum(coalesce(up_ms, up_samples * 10000))
          FROM path_metrics WHERE resolution_s = ?1 AND time_s >= ?3 AND time_s < ?4
          GROUP BY path, time_s / ?2",
+        params![from, to, start, end],
+    )?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO uplink_metrics (resolution_s, time_s, uplink, known_ms, up_ms)
+         SELECT ?2, time_s / ?2 * ?2, uplink, sum(known_ms), sum(up_ms)
+         FROM uplink_metrics WHERE resolution_s = ?1 AND time_s >= ?3 AND time_s < ?4
+         GROUP BY uplink, time_s / ?2",
+        params![from, to, start, end],
+    )?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO class_metrics (resolution_s, time_s, site_class, kept_ms, broken_ms, without_ms)
+         SELECT ?2, time_s / ?2 * ?2, site_class, sum(kept_ms), sum(broken_ms), sum(without_ms)
+         FROM class_metrics WHERE resolution_s = ?1 AND time_s >= ?3 AND time_s < ?4
+         GROUP BY site_class, time_s / ?2",
         params![from, to, start, end],
     )?;
     transaction.execute("INSERT OR REPLACE INTO rollups (resolution_s, until_s) VALUES (?1, ?2)", params![to, end])?;
@@ -131,11 +159,19 @@ fn roll_up(connection: &mut Connection, from: i64, to: i64, now_s: i64) -> rusql
     Ok(end < complete)
 }
 
-fn remove_metrics(connection: &Connection, resolution: i64, before_s: i64) -> rusqlite::Result<usize> {
+/// Removes the oldest rows, at most [`CHUNK`]. Each table has an index, or its key, in the order of their age.
+fn remove_metrics(
+    connection: &Connection,
+    Table(table, of): Table,
+    resolution: i64,
+    before_s: i64,
+) -> rusqlite::Result<usize> {
     connection.execute(
-        "DELETE FROM path_metrics WHERE (path, resolution_s, time_s) IN (
-             SELECT path, resolution_s, time_s FROM path_metrics INDEXED BY path_metrics_by_age
-             WHERE resolution_s = ?1 AND time_s < ?2 ORDER BY time_s LIMIT ?3)",
+        &format!(
+            "DELETE FROM {table} WHERE ({of}, resolution_s, time_s) IN (
+                 SELECT {of}, resolution_s, time_s FROM {table}
+                 WHERE resolution_s = ?1 AND time_s < ?2 ORDER BY time_s LIMIT ?3)"
+        ),
         params![resolution, before_s, CHUNK],
     )
 }
@@ -152,7 +188,7 @@ fn remove_rows(connection: &Connection, table: &str, before_ns: i64) -> rusqlite
 /// Makes room: the least valuable history that there is goes first. `true` when something went.
 fn remove_oldest(connection: &Connection) -> rusqlite::Result<bool> {
     for resolution in [0, 60] {
-        if remove_metrics(connection, resolution, i64::MAX)? > 0 {
+        if remove_all_kinds(connection, resolution)? {
             return Ok(true);
         }
     }
@@ -162,5 +198,14 @@ fn remove_oldest(connection: &Connection) -> rusqlite::Result<bool> {
         }
     }
     // Who changed what goes last.
-    Ok(remove_metrics(connection, 3_600, i64::MAX)? > 0 || remove_rows(connection, "audit", i64::MAX)? > 0)
+    Ok(remove_all_kinds(connection, 3_600)? || remove_rows(connection, "audit", i64::MAX)? > 0)
+}
+
+/// Removes the oldest metrics of one resolution from every table. `true` when something went.
+fn remove_all_kinds(connection: &Connection, resolution: i64) -> rusqlite::Result<bool> {
+    let mut removed = 0;
+    for table in METRICS {
+        removed += remove_metrics(connection, table, resolution, i64::MAX)?;
+    }
+    Ok(removed > 0)
 }

@@ -14,27 +14,27 @@ use crate::engine::policy::default_policies;
 use crate::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
 use crate::trust::persist::{SequenceStore, StoredAnnouncement, StoredRevocations};
 
-fn retention() -> StoreConfig {
+pub(super) fn retention() -> StoreConfig {
     Config::default().store
 }
 
-fn fresh() -> (TempDir, PathBuf, Store) {
+pub(super) fn fresh() -> (TempDir, PathBuf, Store) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state/sdwan.db");
     let store = Store::open(&path, &retention()).unwrap();
     (directory, path, store)
 }
 
-fn uplink(index: u8) -> UplinkIndex {
+pub(super) fn uplink(index: u8) -> UplinkIndex {
     UplinkIndex::new(index).unwrap()
 }
 
-fn path_key() -> PathKey {
+pub(super) fn path_key() -> PathKey {
     PathKey { site: SiteId([7; 16]), tunnel: TunnelKey { local: uplink(0), remote: uplink(1) } }
 }
 
 /// Far in the future, so that the store's own housekeeping, whose clock is the machine's, removes nothing.
-const START_S: i64 = 4_000_000_000 / 3_600 * 3_600;
+pub(super) const START_S: i64 = 4_000_000_000 / 3_600 * 3_600;
 const START_NS: i64 = START_S * 1_000_000_000;
 
 /// An event so many nanoseconds after the start.
@@ -43,11 +43,13 @@ fn event(time: i64, kind: EventKind) -> Record {
     Record::Event { time_unix_ns: START_NS + time, event: Box::new(event) }
 }
 
-fn metrics(time: i64, rtt: f64) -> Record {
+pub(super) fn metrics(time: i64, rtt: f64) -> Record {
     Record::PathMetrics(Box::new(PathMetrics {
         time_unix_s: time,
         path: path_key(),
         up: true,
+        known_ms: 10_000,
+        up_ms: 9_000,
         score: 90.0,
         rtt_ms: Some(rtt),
         jitter_forward_ms: 1.0,
@@ -392,7 +394,8 @@ fn the_history_of_an_older_schema_is_kept_and_goes_on() {
     );
     let tables = "PRAGMA foreign_keys = OFF; DROP TABLE path_metrics; DROP TABLE paths; DROP TABLE sites;
                   DROP TABLE uplinks; DROP TABLE rollups; DROP TABLE policies; DROP TABLE events; DROP TABLE flow_samples;
-                  DROP TABLE own_sequence; DROP TABLE announcements; DROP TABLE revocations; DROP TABLE api_tokens;
+                  DROP TABLE own_sequence; DROP TABLE announcements; DROP TABLE revocations; DROP TABLE remote_uplinks;
+                  DROP TABLE uplink_metrics; DROP TABLE site_classes; DROP TABLE class_metrics; DROP TABLE api_tokens;
                   DROP TABLE audit; PRAGMA user_version = 1;";
     old.execute_batch(tables).unwrap();
     old.execute_batch(open::SCHEMA[0]).unwrap();
@@ -453,7 +456,7 @@ fn readers_go_on_while_much_is_written() {
 }
 
 /// Works through all old history at once.
-fn housekeep(path: &Path, config: &StoreConfig, now: i64) {
+pub(super) fn housekeep(path: &Path, config: &StoreConfig, now: i64) {
     let mut connection = Connection::open(path).unwrap();
     let housekeeping = Housekeeping::new(config.clone());
     for _ in 0..10_000 {

@@ -68,6 +68,9 @@ async fn wrong_requests_are_refused_in_json_with_the_reason() {
         ("GET", "/v1/events?colour=red", "", "400", "unknown field"),
         ("GET", "/v1/events?kind=nonsense", "", "400", "is no kind of event"),
         ("GET", "/v1/flows?limit=99999999", "", "400", "is out of range"),
+        ("GET", "/v1/report", "", "400", "missing field"),
+        ("GET", "/v1/report?since=5&until=5", "", "400", "ends before it begins"),
+        ("GET", "/v1/report?since=0&until=1999999999", "", "400", "ten years"),
         ("POST", "/v1/policies", "{", "400", "body is wrong"),
         ("POST", "/v1/policies", "[{\"name\": \"X\", \"priority\": 1}]", "400", "can't be the name of a policy"),
         (

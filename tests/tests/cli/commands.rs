@@ -267,3 +267,117 @@ async fn a_path_to_measure_is_named_by_its_site_and_tunnel() {
     }
     place.expect(2, &["measure", "mtu"]);
 }
+
+/// A path that was down for a quarter of the last hour but ten minutes, and the failover from it.
+fn an_hour_of_history(store: &Store) {
+    use sdwan::engine::account::Times;
+    use sdwan::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
+    use sdwan::store::{ClassMetrics, PathMetrics, SiteRecord, UplinkMetrics};
+
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970").as_secs() as i64;
+    let index = |index| UplinkIndex::new(index).expect("a small number");
+    let site = SiteId([7; 16]);
+    let path = PathKey { site, tunnel: TunnelKey { local: index(0), remote: index(1) } };
+    let second = Duration::from_secs(1);
+    store.record(Record::Site(Box::new(SiteRecord {
+        time_unix_s: now,
+        id: site,
+        name: "berlin".into(),
+        state: "active".into(),
+        prefixes: Vec::new(),
+        uplinks: vec![(index(1), "cable".into())],
+    })));
+    for number in 1..=300 {
+        let (time_unix_s, up) = (now - number * 10, number > 75);
+        let up_ms = if up { 10_000 } else { 0 };
+        store.record(Record::PathMetrics(Box::new(PathMetrics {
+            time_unix_s,
+            path,
+            up,
+            known_ms: 10_000,
+            up_ms,
+            score: 90.0,
+            rtt_ms: Some(20.0),
+            jitter_forward_ms: 1.0,
+            jitter_backward_ms: 2.0,
+            loss_forward_pct: Some(0.0),
+            loss_backward_pct: Some(0.5),
+            mos: Some(4.2),
+            data_loss_forward_pct: None,
+            data_loss_forward_packets: 0,
+            data_loss_backward_pct: None,
+            data_loss_backward_packets: 0,
+            tcp_rtt_ms: None,
+            tcp_rtt_min_ms: None,
+            sent_packets: 10,
+            sent_bytes: 1_000,
+            received_packets: 20,
+            received_bytes: 2_000,
+        })));
+        store.record(Record::UplinkMetrics(UplinkMetrics { time_unix_s, uplink: index(0), known_ms: 10_000, up_ms }));
+        let times = Times { kept: second * 9, broken: second, ..Times::default() };
+        let (class, sla) = ("voice".into(), "loss 1 %".into());
+        store.record(Record::ClassMetrics(Box::new(ClassMetrics { time_unix_s, site, class, sla, times })));
+    }
+    let at = |kind, details, class: Option<&str>, to: PathKey| {
+        let mut event = EngineEvent::new(kind, "told").with_path(to);
+        (event.from_path, event.class, event.details) = (Some(path), class.map(str::to_owned), details);
+        store.record(Record::Event { time_unix_ns: (now - 750) * 1_000_000_000, event: Box::new(event) });
+    };
+    at(EventKind::PathDown, serde_json::json!({ "cause": "silent" }), None, path);
+    let other = PathKey { tunnel: TunnelKey { local: index(1), remote: index(1) }, ..path };
+    at(EventKind::ClassMoved, serde_json::json!({ "reason": "down" }), Some("voice"), other);
+    store.flush().expect("it is written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_is_the_same_from_the_daemon_and_from_its_database() {
+    let place = Place::new("");
+    let (_, error) = place.expect(3, &["report"]);
+    assert!(error.contains("start it with"), "{error}");
+    let daemon = FakeDaemon::start(&place, Health::Ok).await;
+    let (text, _) = place.expect(0, &["report"]);
+    assert!(text.starts_with("report of here: ") && text.contains("nothing was recorded yet"), "{text}");
+    an_hour_of_history(&daemon.store);
+    let span = ["report", "--since", "1h"];
+    let (text, _) = place.expect(0, &span);
+    assert!(text.contains("75.000") && text.contains("cable") && text.contains("no answer to probes"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80) && !text.contains('\x1b'), "{text}");
+    let (_, error) = place.expect(1, &["report", "--since", "1h", "--until", "2h"]);
+    assert!(error.contains("ends before it begins"), "{error}");
+
+    let (from_daemon, _) = place.run_json(&span);
+    assert_eq!((&from_daemon["version"], &from_daemon["site_name"]), (&1.into(), &"here".into()));
+    let path = &from_daemon["paths"][0];
+    assert_eq!(
+        (&path["availability_pct"], &path["down_s"], &path["falls"]["no answer to probes"]),
+        (&75.0.into(), &750.0.into(), &1.into())
+    );
+    assert!((590.0..=680.0).contains(&path["unknown_s"].as_f64().expect("a number")), "{path}");
+    assert_eq!(from_daemon["classes"][0]["compliance_pct"], 90.0);
+    assert_eq!(from_daemon["failovers"][0]["cause"], "no answer to probes");
+
+    let page = place.path("report.html").display().to_string();
+    for _ in 0..2 {
+        let (text, _) = place.expect(0, &[&span[..], &["-o", "html", "--file", &page]].concat());
+        assert_eq!(text, "");
+    }
+    let page = std::fs::read_to_string(&page).expect("the page is there");
+    assert!(page.contains("<svg") && page.contains("berlin 0→cable") && !page.contains("http"), "{page}");
+    let files = std::fs::read_dir(place.path("")).expect("the place").count();
+    assert_eq!(files, 4, "the configuration, two directories, the page");
+    let (_, error) = place.expect(1, &["report", "--file", "/nowhere/report"]);
+    assert!(error.contains("cannot write /nowhere/report: check the directory"), "{error}");
+    let (_, error) = place.expect(2, &["-o", "html", "paths"]);
+    assert!(error.contains("only `sdwan report` makes a page"), "{error}");
+
+    daemon.store.close().unwrap();
+    drop(daemon);
+    let (text, note) = place.expect(0, &["report", "--since", "1h", "-o", "json"]);
+    assert!(note.contains("from its database"), "{note}");
+    let from_database = json(&text);
+    for part in ["availability_pct", "up_s", "down_s", "falls", "rtt_ms"] {
+        assert_eq!(from_database["paths"][0][part], path[part], "{part}");
+    }
+    assert_eq!(from_database["failovers"], from_daemon["failovers"]);
+}

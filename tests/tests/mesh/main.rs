@@ -20,6 +20,7 @@ mod moves;
 mod recording;
 mod refused;
 mod reload;
+mod report;
 mod revoked;
 mod steering;
 mod sticky;

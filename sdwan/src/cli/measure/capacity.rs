@@ -41,7 +41,7 @@ impl Capacity {
         let direction = if self.backward { Direction::Backward } else { Direction::Forward };
         let order = CapacityOrder { path: self.path, direction, metered: self.metered };
         let run = client.measure_capacity(&order).await?;
-        let bar = context.output.format == Format::Table && std::io::stderr().is_terminal();
+        let bar = context.output.format != Format::Json && std::io::stderr().is_terminal();
         let run = watch(&client, run, bar).await?;
         if let Some(error) = &run.error {
             anyhow::bail!("path {} could not be measured: {error}", run.path);

@@ -22,7 +22,7 @@ impl Bench {
             None => word.into(),
         });
         let cli = Cli::try_parse_from(std::iter::once("sdwan".to_string()).chain(words))?;
-        let output = Output::plain(cli.global.output);
+        let output = Output::for_file(cli.global.output);
         match cli.command {
             Command::Mesh(command) => command.run(&output),
             Command::Site(command) => command.run(&output),

@@ -159,6 +159,21 @@ impl Sla {
     }
 }
 
+/// For people: `latency 150 ms, loss 1 %`; nothing without bounds.
+impl fmt::Display for Sla {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bounds = [
+            ("latency", self.latency_ms, " ms"),
+            ("jitter", self.jitter_ms, " ms"),
+            ("loss", self.loss_pct, " %"),
+            ("bandwidth", self.bandwidth_mbps, " Mbit/s"),
+            ("MOS", self.mos, ""),
+        ];
+        let known = bounds.iter().filter_map(|(name, bound, unit)| Some(format!("{name} {}{unit}", (*bound)?)));
+        f.write_str(&known.collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// A part of a policy that can't be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
