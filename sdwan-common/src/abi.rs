@@ -6,9 +6,11 @@
 
 mod counted;
 mod early;
+mod traced;
 
 pub use counted::*;
 pub use early::*;
+pub use traced::*;
 
 /// Version of everything in this module.
 pub const ABI_VERSION: u32 = 2;
@@ -395,15 +397,19 @@ pub struct Scope {
     /// Words of the [`RuleSet`]s in use, `0..=RULE_WORDS`.
     pub words: u16,
     /// Bits of [`dimension`]: no rule names a value in these, so that every packet matches there. 0 is always right.
-    pub unnamed: u16,
+    pub unnamed: u8,
+    /// Not 0: somebody traces a flow, and `trace` is to be looked at. Not the classifier's: here is the one byte that the
+    /// cache line of [`Config`] had left. Zero is also what an older daemon leaves here, so it needed no other
+    /// [`ABI_VERSION`].
+    pub traced: u8,
 }
 
 /// Bits of [`Scope::unnamed`], for the dimensions whose lookup is worth sparing.
 pub mod dimension {
     /// Source prefixes.
-    pub const SOURCE: u16 = 1;
+    pub const SOURCE: u8 = 1;
     /// Destination prefixes.
-    pub const DESTINATION: u16 = 2;
+    pub const DESTINATION: u8 = 2;
 }
 
 /// The one record of `config`: written by the daemon alone.
@@ -478,10 +484,13 @@ layout! {
     CopyNumbers: 16, 8, round_ns @ 8;
     CopyStats: 32, 8, unmarked @ 24;
     MoveKey: 12, 4, to @ 8;
-    Scope: 4, 2, unnamed @ 2;
+    Scope: 4, 2, traced @ 3;
     Config: 64, 8, events_per_second @ 60;
     EventBudget: 16, 8, withheld @ 12;
     Event: 64, 8, flow @ 24;
+    TraceFilter: 96, 8, per_second @ 92;
+    TraceBudget: 24, 8, padding @ 20;
+    TraceRecord: 64, 8, padding @ 56;
     LanFilter: 32, 8, padding @ 28;
     Limit: 32, 8, total_burst_ns @ 24;
     Guard: 152, 8, padding @ 150;

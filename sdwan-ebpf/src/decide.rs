@@ -2,7 +2,8 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use sdwan_common::abi::{
-    Address, Config, Flow, NO_PATH, PathLive, PathSet, PrefixEntry, RuleSet, SITE_LOCAL, SiteLive, ZoneKey, prefix_flag,
+    Address, Config, Flow, NO_PATH, PathLive, PathSet, PrefixEntry, RuleSet, SITE_LOCAL, SiteLive, ZoneKey,
+    prefix_flag, trace_cause,
 };
 use sdwan_common::classify::{Dimensions, Facts, classify};
 use sdwan_common::counters::PassReason;
@@ -14,6 +15,7 @@ use crate::maps::{
     PATH_LIVE, PATH_SETS, PATHS, PREFIXES, RULES, SITE_LIVE, ZONES,
 };
 use crate::parse::Packet;
+use crate::trace::{self, Decided};
 use crate::{count, events};
 
 /// `last_seen_ns` is written at most this often, so that a busy flow's cache line isn't dirtied for it.
@@ -48,7 +50,7 @@ pub fn prefix(address: &Address) -> Option<&'static PrefixEntry> {
 pub fn decide(packet: &mut Packet, config: &Config, epoch: u32) -> Result<Decision, PassReason> {
     let now_ns = packet.now_ns();
     let known = FLOWS.get_ptr_mut(&packet.key);
-    let mut so_far = SoFar { path: NO_PATH, set: 0, rule: 0, classified: false };
+    let mut so_far = SoFar { path: NO_PATH, set: 0, rule: 0, classified: false, cause: trace_cause::NEW };
     if let Some(flow) = known {
         // SAFETY: the entry may be evicted and reused meanwhile, as with every LRU map; it stays valid memory.
         let flow = unsafe { &mut *flow };
@@ -60,15 +62,20 @@ pub fn decide(packet: &mut Packet, config: &Config, epoch: u32) -> Result<Decisi
         }
         let Flow { path, second, set, class, rule, .. } = *flow;
         let classified = flow.epoch == epoch;
+        let mut cause = trace_cause::EPOCH;
         if classified {
             let set_epoch = read_epoch(PATH_SETS.get(set).ok_or(PassReason::NoPathSet)?);
             if flow.set_epoch == set_epoch && usable(path, config, now_ns) {
                 return Ok(Decision { path, second, second_due, set, class, rule, now_ns });
             }
+            cause = if flow.set_epoch == set_epoch { trace_cause::UNUSABLE } else { trace_cause::SET };
         }
-        so_far = SoFar { path, set, rule, classified };
+        so_far = SoFar { path, set, rule, classified, cause };
     }
-    let SoFar { path, set, rule, classified } = so_far;
+    let SoFar { path, set, rule, classified, cause } = so_far;
+    if config.scope.traced != 0 {
+        packet.decided = Decided::new(path, cause, 0);
+    }
     let mut decision = Decision { path, second: NO_PATH, second_due: false, set, class: 0, rule, now_ns };
     if !classified {
         want(packet, config, &mut decision)?;
@@ -97,6 +104,8 @@ struct SoFar {
     set: u32,
     rule: u16,
     classified: bool,
+    /// Why that isn't enough: one of `trace_cause`.
+    cause: u8,
 }
 
 /// What a decision rests on.
@@ -117,7 +126,7 @@ fn choose(
 ) -> Result<(), PassReason> {
     let set = PATH_SETS.get(decision.set).ok_or(PassReason::NoPathSet)?;
     decision.class = set.class;
-    let Packet { silent, best, .. } = packet;
+    let Packet { silent, best, decided, .. } = packet;
     *silent = NO_PATH;
     let selection = select_in(best, set, decision.path, hash, |number| {
         let (live, liveness) = look(number, config, now_ns)?;
@@ -129,6 +138,9 @@ fn choose(
     })
     .ok_or(PassReason::NoPathSet)?;
     decision.path = selection.path;
+    if config.scope.traced != 0 {
+        decided.chosen = trace::choice(selection.reason);
+    }
     if *silent != NO_PATH {
         events::silent(*silent, now_ns);
     }

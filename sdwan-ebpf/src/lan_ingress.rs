@@ -5,6 +5,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use sdwan_common::abi::{
     ABI_VERSION, Class, Config, DSCP_KEEP, FragmentPorts, NO_PATH, Path, TC_INDEX_COUNTED, class_flag, fast_path,
+    trace_program,
 };
 use sdwan_common::counters::{DropReason, PassReason};
 use sdwan_common::outer;
@@ -14,6 +15,7 @@ use crate::decide::{Decision, decide};
 use crate::maps::{CLASSES, CONFIG, FRAGMENTS, PATHS};
 use crate::parse::{self, ETHERNET, Packet, Part};
 use crate::skb::Skb;
+use crate::trace::{self, Verdict};
 use crate::{copies, count, forward, mss, tcp_rtt};
 
 /// Steers each packet for another site into its path; leaves all others to the stack.
@@ -31,6 +33,18 @@ fn steer(skb: Skb) -> Result<i32, PassReason> {
     let link = parse::ethernet(skb)?;
     let packet = Packet::scratch(skb, &link).ok_or(PassReason::NotConfigured)?;
     parse::internet(skb, link.ether_type, packet)?;
+    // Of what can't be parsed, nobody knows of which flow it is.
+    let outcome = route(skb, packet, config, epoch);
+    if let Err(reason) = outcome
+        && config.scope.traced != 0
+    {
+        trace::tell(packet, trace_program::LAN_INGRESS, Verdict::Stack(reason));
+    }
+    outcome
+}
+
+#[inline(always)]
+fn route(skb: Skb, packet: &mut Packet, config: &Config, epoch: u32) -> Result<i32, PassReason> {
     if let Some(obstacle) = packet.obstacle() {
         return Err(obstacle);
     }
@@ -62,7 +76,11 @@ fn steer(skb: Skb) -> Result<i32, PassReason> {
     if packet.wire_length > u32::from(path.mtu) {
         return to_stack(skb, packet, path, dscp, PassReason::TooBig);
     }
-    Ok(to_tunnel(skb, packet, &decision, path, second, dscp))
+    let verdict = to_tunnel(skb, packet, &decision, path, second, dscp);
+    if config.scope.traced != 0 {
+        trace::tell(packet, trace_program::LAN_INGRESS, trace::verdict(verdict));
+    }
+    Ok(verdict)
 }
 
 /// A class that isn't in its map.

@@ -33,6 +33,7 @@ mod parse;
 mod reflect;
 mod skb;
 mod tcp_rtt;
+mod trace;
 mod tunnel_egress;
 mod tunnel_ingress;
 mod uplink_egress;

@@ -7,7 +7,7 @@ use sdwan_common::abi::{
     self, Address, Class, ClassStats, Config, CopyNumbers, CopyStats, DROP_PREFIXES, EventBudget, Flow, FlowKey,
     FragmentKey, FragmentPorts, Guard, LanFilter, MAX_DROP_RULES, MAX_RULES, MAX_ZONES, MoveKey, OtherKey, Path,
     PathLive, PathSet, PathStats, PrefixEntry, Rule, RuleSet, SessionKey, SiteIdentity, SiteLive, SourceKey, TcpRtt,
-    TcpSample, TunnelPathKey, Zone, ZoneKey, capacity, guard_limit,
+    TcpSample, TraceBudget, TraceFilter, TunnelPathKey, Zone, ZoneKey, capacity, guard_limit,
 };
 use sdwan_common::counters::{DropReason, EarlyDropReason, PassReason};
 
@@ -122,6 +122,17 @@ pub static EVENTS: RingBuf<(), { capacity::EVENTS_BYTES as usize }> = RingBuf::n
 
 #[btf_map(name = "event_budget")]
 pub static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
+
+/// The flow that is traced.
+#[btf_map(name = "trace")]
+pub static TRACE: Array<TraceFilter, 1> = Array::new();
+
+/// Records are [`sdwan_common::abi::TraceRecord`]; the value type is empty as that of `events` is.
+#[btf_map(name = "traces")]
+pub static TRACES: RingBuf<(), { abi::TRACES_BYTES as usize }> = RingBuf::new();
+
+#[btf_map(name = "trace_budget")]
+pub static TRACE_BUDGET: PerCpuArray<TraceBudget, 1> = PerCpuArray::new();
 
 #[btf_map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();

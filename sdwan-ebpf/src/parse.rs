@@ -9,6 +9,7 @@ use sdwan_common::stamp;
 
 use crate::maps::SCRATCH;
 use crate::skb::{PACKET_HOST, PACKET_OTHERHOST, Skb};
+use crate::trace::Decided;
 
 pub const ETHERNET: u32 = 14;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -108,6 +109,8 @@ pub struct Packet {
     pub path: u32,
     /// A path that was found silent on the way to a decision.
     pub silent: u32,
+    /// How the decision was made, where it wasn't the flow's entry; written while a flow is traced.
+    pub decided: Decided,
     /// The kernel's count of ticks when the clock was read, and the time then.
     tick: u64,
     tick_ns: u64,

@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use sdwan_common::abi::{SITE_LOCAL, TC_INDEX_COUNTED, TunnelPathKey, prefix_flag};
+use sdwan_common::abi::{SITE_LOCAL, TC_INDEX_COUNTED, TunnelPathKey, prefix_flag, trace_program};
 use sdwan_common::stamp;
 
 use crate::decide::prefix;
@@ -14,6 +14,7 @@ use crate::lan_ingress::config;
 use crate::maps::{TUNNEL_HEADER, TUNNEL_PATHS};
 use crate::parse::{self, Link, Packet, Part, UDP};
 use crate::skb::Skb;
+use crate::trace::{self, Verdict};
 use crate::{count, direct};
 
 /// Counts and passes every packet on.
@@ -56,5 +57,9 @@ fn look(skb: Skb) -> Option<()> {
         }
     }
     count::sent(number, u64::from(packet.segments), u64::from(packet.length));
+    if config.scope.traced != 0 {
+        packet.path = number;
+        trace::tell(packet, trace_program::TUNNEL_EGRESS, Verdict::Forwarded);
+    }
     Some(())
 }

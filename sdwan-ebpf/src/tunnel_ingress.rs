@@ -8,7 +8,9 @@ use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_ns, bpf_redirect, bpf_redi
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use core::ptr::NonNull;
-use sdwan_common::abi::{DSCP_KEEP, SITE_LOCAL, TC_INDEX_COUNTED, TunnelPathKey, ZoneKey, fast_path, prefix_flag};
+use sdwan_common::abi::{
+    Config, DSCP_KEEP, SITE_LOCAL, TC_INDEX_COUNTED, TunnelPathKey, ZoneKey, fast_path, prefix_flag, trace_program,
+};
 use sdwan_common::counters::{DropReason, PassReason};
 use sdwan_common::stamp;
 
@@ -19,6 +21,7 @@ use crate::maps::{PATH_LIVE, PATHS, SITE_LIVE, TUNNEL_HEADER, TUNNEL_PATHS, ZONE
 use crate::parse::{self, ETHERNET, Link, Packet, Part, UDP};
 use crate::reflect::{Unanswered, reflect};
 use crate::skb::Skb;
+use crate::trace::{self, Verdict};
 use crate::{copies, count, direct, forward, mss, tcp_rtt};
 
 const AF_INET: u8 = 2;
@@ -73,8 +76,23 @@ fn receive(skb: Skb) -> Result<i32, PassReason> {
         }
     }
     count::received(number, u64::from(packet.segments), u64::from(packet.length));
+    let outcome = deliver(skb, packet, config, number, source.site);
+    if config.scope.traced != 0 {
+        packet.path = number;
+        let verdict = match outcome {
+            Ok(verdict) => trace::verdict(verdict),
+            Err(reason) => Verdict::Stack(reason),
+        };
+        trace::tell(packet, trace_program::TUNNEL_INGRESS, verdict);
+    }
+    outcome
+}
+
+/// What is no probe: off with its mark, and on to the LAN.
+#[inline(always)]
+fn deliver(skb: Skb, packet: &mut Packet, config: &Config, number: u32, from: u32) -> Result<i32, PassReason> {
     let mut mtu = PATHS.get(number).ok_or(PassReason::UnknownPath)?.mtu;
-    match copies::arrive(skb, packet, source.site) {
+    match copies::arrive(skb, packet, from) {
         Arrived::Plain => tcp_rtt::come_back(skb, packet),
         Arrived::First => mtu = copies::room_in(packet, mtu),
         Arrived::Second => return Ok(count::lose(DropReason::Copy)),

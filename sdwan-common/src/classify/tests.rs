@@ -129,14 +129,14 @@ proptest! {
             prop_assert_eq!(classify(&tables, &facts, all(words)), expected);
             let unnamed = unnamed(|rule| rule.source == 0, dimension::SOURCE)
                 | unnamed(|rule| rule.destination == 0, dimension::DESTINATION);
-            prop_assert_eq!(classify(&tables, &facts, Scope { words, unnamed }), expected);
+            prop_assert_eq!(classify(&tables, &facts, Scope { words, unnamed, traced: 0 }), expected);
         }
     }
 }
 
 /// All dimensions are looked at.
 fn all(words: u16) -> Scope {
-    Scope { words, unnamed: 0 }
+    Scope { words, ..Scope::default() }
 }
 
 fn everything() -> Plain {

@@ -169,6 +169,21 @@ impl Client {
         self.get(&format!("/v1/report?{}", query(span))).await
     }
 
+    /// Has the packets of a flow told of from now on, until nobody asks for some seconds.
+    pub async fn trace(&self, order: &TraceOrder) -> Result<TraceView, ClientError> {
+        self.send(Method::POST, "/v1/trace", Some(order)).await
+    }
+
+    /// What was told since a packet, by its number.
+    pub async fn traced(&self, id: u32, after: u64) -> Result<TraceView, ClientError> {
+        self.get(&format!("/v1/trace/{id}?after={after}")).await
+    }
+
+    /// Ends a trace.
+    pub async fn end_trace(&self, id: u32) -> Result<DoneView, ClientError> {
+        self.send::<(), _>(Method::DELETE, &format!("/v1/trace/{id}"), None).await
+    }
+
     /// Searches the MTU of a path now; takes as long as that does.
     pub async fn measure_mtu(&self, path: &str) -> Result<MtuView, ClientError> {
         let question = MeasureMtu { path: path.to_owned() };

@@ -22,7 +22,7 @@ use super::flow::FlowSpec;
 use super::guard::{Guard, admit, admit_scraper, require};
 use super::metrics::{self, Snapshot};
 use super::openapi;
-use super::queries::{AddQuery, AuditListQuery, EventsQuery, MeasureMtu};
+use super::queries::{AddQuery, AuditListQuery, EventsQuery, MeasureMtu, TracedQuery};
 use super::report::{ReportQuery, report};
 use super::request::{Changed, FlowFilter, Request};
 use super::server::{Api, Failure, MEASUREMENT_TIMEOUT};
@@ -50,6 +50,8 @@ pub(super) fn endpoints() -> Vec<(Role, UtoipaMethodRouter<Api>)> {
         (Viewer, routes!(events)),
         (Viewer, routes!(report_of)),
         (Viewer, routes!(explain)),
+        (Operator, routes!(trace)),
+        (Operator, routes!(traced, end_trace)),
         (Operator, routes!(measure_mtu)),
         (Operator, routes!(measure_capacity)),
         (Viewer, routes!(capacity_run)),
@@ -223,6 +225,39 @@ async fn test_policy(State(api): State<Api>, request: HttpRequest) -> Result<Jso
 async fn explain(State(api): State<Api>, request: HttpRequest) -> Result<Json<ExplainView>, Failure> {
     let flow = flow(&api, request).await?;
     Ok(Json(*api.ask(|reply| Request::Explain(flow, reply)).await?))
+}
+
+/// Have the packets of a flow told of from now on, until nobody asks for some seconds.
+#[utoipa::path(post, path = "/v1/trace", tag = "steering", request_body = TraceOrder,
+    responses((status = CREATED, description = "It has begun", body = TraceView)))]
+async fn trace(State(api): State<Api>, request: HttpRequest) -> Result<(StatusCode, Json<TraceView>), Failure> {
+    let order: TraceOrder = api.json(request).await?;
+    order.flow.check().map_err(|error| Failure::wrong(error.to_string()))?;
+    if !(1..=TraceOrder::MOST_PER_SECOND).contains(&order.per_second) {
+        let most = TraceOrder::MOST_PER_SECOND;
+        let message = format!("per_second {} is out of range: write a number in 1..={most}", order.per_second);
+        return Err(Failure::wrong(message));
+    }
+    Ok((StatusCode::CREATED, Json(api.ask(|reply| Request::Trace(order, reply)).await?)))
+}
+
+/// What was told since a packet.
+#[utoipa::path(get, path = "/v1/trace/{id}", tag = "steering", params(("id" = u32, Path), TracedQuery),
+    responses((status = OK, description = "Packets in their order", body = TraceView)))]
+async fn traced(
+    State(api): State<Api>,
+    UrlPath(id): UrlPath<u32>,
+    options: Result<Query<TracedQuery>, QueryRejection>,
+) -> Result<Json<TraceView>, Failure> {
+    let after = query(options)?.after;
+    Ok(Json(api.ask(|reply| Request::Traced(id, after, reply)).await?))
+}
+
+/// Tell no more.
+#[utoipa::path(delete, path = "/v1/trace/{id}", tag = "steering", params(("id" = u32, Path)),
+    responses((status = OK, description = "It has ended", body = DoneView)))]
+async fn end_trace(State(api): State<Api>, UrlPath(id): UrlPath<u32>) -> Result<Json<DoneView>, Failure> {
+    Ok(Json(api.ask(|reply| Request::EndTrace(id, reply)).await?))
 }
 
 /// Search the MTU of a path now.

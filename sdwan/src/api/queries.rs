@@ -20,6 +20,16 @@ pub(super) struct AddQuery {
     pub replace: bool,
 }
 
+/// Query of `GET /v1/trace/ID`.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TracedQuery {
+    /// Number of the last packet that is known already.
+    #[serde(default)]
+    pub after: u64,
+}
+
 /// Body of `POST /v1/measure/mtu`.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 use super::flow::FlowSpec;
 use super::views::{
     CapacityOrder, CapacityRunView, DoneView, ExplainView, FlowView, MtuView, PathView, PolicyTestView, PolicyView,
-    SiteView, StatusView,
+    SiteView, StatusView, TraceOrder, TraceView,
 };
 use crate::engine::policy::Policy;
 
@@ -108,6 +108,12 @@ pub enum Request {
     TestPolicy(FlowSpec, Reply<PolicyTestView>),
     /// What would the kernel do with a packet of a flow?
     Explain(FlowSpec, Reply<Box<ExplainView>>),
+    /// Tell of a flow's packets from now on.
+    Trace(TraceOrder, Reply<TraceView>),
+    /// What was told of the flow of a trace, by its number, after that packet; and go on telling.
+    Traced(u32, u64, Reply<TraceView>),
+    /// Tell no more.
+    EndTrace(u32, Reply<DoneView>),
     /// Search the MTU of a path now; the path as people write it.
     MeasureMtu(String, Reply<Box<MtuView>>),
     /// Measure the capacity of a path.

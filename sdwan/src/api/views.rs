@@ -20,10 +20,12 @@ use crate::store::StoreHealth;
 mod access;
 mod report;
 mod steering;
+mod traced;
 
 pub use access::*;
 pub use report::*;
 pub use steering::*;
+pub use traced::*;
 
 /// Version of every JSON document of the API.
 pub const VERSION: u32 = 1;

@@ -7,9 +7,9 @@ use crate::api::flow::{Endpoint, FlowSpec};
 use crate::api::views::ExplainView;
 use crate::engine::policy::{Dscp, Protocol};
 
-/// A flow on the command line.
+/// The ends of a flow on the command line.
 #[derive(clap::Args, Clone, Debug)]
-pub(super) struct FlowArgs {
+pub(super) struct FlowEnds {
     /// Source, as ADDRESS:PORT, [IPV6]:PORT, or ADDRESS for protocols without ports
     #[arg(value_name = "SOURCE")]
     source: Endpoint,
@@ -19,6 +19,13 @@ pub(super) struct FlowArgs {
     /// IP protocol: tcp, udp, icmp, icmpv6, or a number
     #[arg(value_name = "PROTOCOL")]
     protocol: Protocol,
+}
+
+/// A flow on the command line, and what else its packets are classified by.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct FlowArgs {
+    #[command(flatten)]
+    ends: FlowEnds,
     /// DSCP of the packets, by name or number
     #[arg(long, default_value = "0", value_name = "DSCP")]
     dscp: Dscp,
@@ -27,10 +34,17 @@ pub(super) struct FlowArgs {
     zone: Option<String>,
 }
 
+impl FlowEnds {
+    /// The flow, whose parts fit each other.
+    pub(super) fn flow(self) -> anyhow::Result<FlowSpec> {
+        Ok(FlowSpec::new(self.source, self.destination, self.protocol)?)
+    }
+}
+
 impl FlowArgs {
     /// The flow, whose parts fit each other.
     pub(super) fn flow(self) -> anyhow::Result<FlowSpec> {
-        let flow = FlowSpec::new(self.source, self.destination, self.protocol)?;
+        let flow = self.ends.flow()?;
         Ok(FlowSpec { dscp: self.dscp, zone: self.zone, ..flow })
     }
 }

@@ -30,6 +30,7 @@ mod support_dump;
 #[cfg(test)]
 mod tests;
 mod token;
+mod trace;
 pub mod userspace_wireguard;
 mod watch;
 mod when;
@@ -122,6 +123,8 @@ enum Command {
     Token(token::Args),
     /// Say which path a flow takes, and why
     Explain(explain::Args),
+    /// Follow the packets of a flow, and say what each program decided about them
+    Trace(trace::Args),
     /// Measure on demand
     #[command(subcommand)]
     Measure(measure::MeasureCommand),
@@ -179,6 +182,7 @@ impl Command {
             | Self::Audit(_)
             | Self::Token(_)
             | Self::Explain(_)
+            | Self::Trace(_)
             | Self::Measure(_) => true,
         }
     }
@@ -307,6 +311,7 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             Command::Token(args) => args.run(context).await,
             Command::Report(args) => args.run(context).await,
             Command::Explain(args) => args.run(context).await,
+            Command::Trace(args) => args.run(context).await,
             Command::Measure(command) => command.run(context).await,
             Command::Check(args) => args.run(context),
             Command::Config(args) => args.run(context),

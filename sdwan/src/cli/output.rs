@@ -51,6 +51,11 @@ impl Output {
         Self { format, color: false, width: if format == Format::Wide { u16::MAX } else { WIDTH } }
     }
 
+    /// Whether somebody wants all columns, however wide they become.
+    pub fn wide(&self) -> bool {
+        self.format == Format::Wide
+    }
+
     /// An empty table with these headings.
     pub fn table(&self, headings: &[&str]) -> Table {
         let mut table = Table::new();

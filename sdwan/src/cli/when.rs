@@ -19,6 +19,13 @@ pub(super) fn display(unix_ns: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}.{:03}", second % 60, nanoseconds / 1_000_000)
 }
 
+/// `09:19:18.250123`, UTC.
+pub(super) fn microsecond(unix_ns: i64) -> String {
+    let second = second(unix_ns);
+    let time = second.split_once(' ').map_or(second.as_str(), |(_, time)| time);
+    format!("{time}.{:06}", unix_ns.rem_euclid(1_000_000_000) / 1_000)
+}
+
 /// `2026-11-23 09:19:18`, UTC.
 pub(super) fn second(unix_ns: i64) -> String {
     display(unix_ns).split('.').next().unwrap_or_default().to_owned()
@@ -104,6 +111,7 @@ mod tests {
         assert_eq!(display(1_709_251_200_000_000_000), "2024-03-01 00:00:00.000");
         assert_eq!(second(1_709_251_261_999_000_000), "2024-03-01 00:01:01");
         assert_eq!(minute(1_709_251_261_999_000_000), "2024-03-01 00:01");
+        assert_eq!(microsecond(1_709_251_261_000_450_000), "00:01:01.000450");
         assert_eq!(parse("2000-02-29T00:00Z", 0), Ok(951_782_400_000_000_000));
         assert_eq!(parse("10m", 700_000_000_000), Ok(100_000_000_000));
     }

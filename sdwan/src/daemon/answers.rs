@@ -71,6 +71,9 @@ impl Core {
                 let view = explain(&self.engine, &self.reader, &names, classes, &flow, now);
                 drop(reply.send(view.map(Box::new)));
             }
+            Request::Trace(order, reply) => drop(reply.send(self.trace(&order))),
+            Request::Traced(id, after, reply) => drop(reply.send(self.traced(id, after))),
+            Request::EndTrace(id, reply) => drop(reply.send(self.stop_trace(id))),
             Request::MeasureMtu(path, reply) => self.measure_mtu(&path, reply),
             Request::Reload(reply) => {
                 if let Err(mpsc::error::TrySendError::Full(reply) | mpsc::error::TrySendError::Closed(reply)) =

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use sdwan_common::abi::TraceRecord;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::info;
@@ -68,6 +69,8 @@ pub struct Inbox {
     pub mtus: mpsc::Receiver<(PathKey, Known)>,
     /// What the programs tell.
     pub plane_events: mpsc::Receiver<PlaneEvent>,
+    /// What they tell of the flow that is traced.
+    pub traced: mpsc::Receiver<TraceRecord>,
     /// The kernel's network.
     pub snapshots: watch::Receiver<Arc<NetSnapshot>>,
     /// The tunnels.
@@ -140,6 +143,7 @@ pub struct Core {
     pub(super) history: super::history::History,
     pub(super) traffic: super::traffic::Traffic,
     pub(super) moves: super::moves::Moves,
+    pub(super) tracing: super::trace::Tracing,
     /// Why the wall clock is doubted, if it is.
     pub(super) clock_doubt: Option<String>,
 }
@@ -210,6 +214,7 @@ impl Core {
             history: super::history::History::default(),
             traffic: super::traffic::Traffic::default(),
             moves: super::moves::Moves::default(),
+            tracing: super::trace::Tracing::default(),
             clock_doubt: None,
         }
     }
@@ -246,7 +251,10 @@ impl Core {
             let deadline = self.until_deadline();
             tokio::select! {
                 biased;
-                _ = &mut inbox.stop => return (self, Exit::Stop),
+                _ = &mut inbox.stop => {
+                    self.end_trace();
+                    return (self, Exit::Stop);
+                }
                 Some(noticed) = inbox.notices.recv() => self.noticed(noticed),
                 Some(received) = inbox.replies.recv() => self.reply(received),
                 () = sleep_until(deadline) => {}
@@ -271,6 +279,7 @@ impl Core {
                     self.engine.handle(Input::Capacity { path, direction, estimate }, clock::now());
                 }
                 Some(event) = inbox.plane_events.recv() => self.plane_event(event),
+                Some(record) = inbox.traced.recv() => self.tracing.told(record),
                 Some(request) = inbox.requests.recv() => {
                     if let Request::Down(reply) = request {
                         return (self, Exit::Down(reply));
@@ -280,7 +289,10 @@ impl Core {
                 event = storage.next() => self.event(event),
                 _ = refresh.tick() => self.refresh(),
                 _ = record.tick() => self.record(),
-                _ = traffic.tick() => self.look_for_traffic(),
+                _ = traffic.tick() => {
+                    self.look_for_traffic();
+                    self.expire_trace();
+                }
                 Some(found) = counted.recv() => self.moves_counted(&found),
                 _ = moves.tick() => self.look_for_moves(&counts),
             }

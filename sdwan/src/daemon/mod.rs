@@ -26,6 +26,7 @@ mod supervisor;
 mod teardown;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod traffic;
 mod views;
 

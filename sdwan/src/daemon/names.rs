@@ -99,7 +99,8 @@ impl Names {
         }
     }
 
-    fn flow_path(&self, number: u32) -> FlowPathView {
+    /// A path for people.
+    pub fn flow_path(&self, number: u32) -> FlowPathView {
         match self.path(number) {
             Some(names) => FlowPathView {
                 number,

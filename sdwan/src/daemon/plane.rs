@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use sdwan_common::abi::TraceFilter;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
@@ -42,6 +43,8 @@ pub enum Order {
     Change(Vec<Change>, Cause),
     /// The daemon probes.
     Heartbeat(Time),
+    /// Have the programs tell of a flow's packets, or of none.
+    Trace(Option<Box<TraceFilter>>),
     /// End the thread, leaving everything as it is.
     Stop,
 }
@@ -159,6 +162,7 @@ fn run(mut dataplane: Dataplane, queue: Receiver<Order>, status: watch::Sender<P
                 let _ = done.send(());
                 outcome
             }
+            Order::Trace(filter) => dataplane.trace(filter.as_deref()),
             Order::Heartbeat(now) => dataplane.heartbeat(now, clock::wall_clock()),
             Order::Stop => return,
         };

@@ -51,6 +51,8 @@ const CAPACITIES: usize = 1_024;
 const REQUESTS: usize = 64;
 /// Events of the programs that may wait.
 const PLANE_EVENTS: usize = 4_096;
+/// Records of a trace that may wait for the core.
+const TRACED: usize = 4_096;
 /// How long the last answer of the API gets to reach the asker.
 pub(super) const ANSWER: Duration = Duration::from_millis(100);
 
@@ -265,7 +267,7 @@ struct Running {
     discovery: DiscoveryHandle,
     routes: RouteTask,
     tunnels: TunnelTask,
-    _events: EventStream,
+    _events: [EventStream; 2],
     _stamp: StampTask,
 }
 
@@ -307,6 +309,8 @@ impl Running {
         let (reader, scanner) = (Reader::open(&layout)?, Reader::open(&layout)?);
         let (events_sender, plane_events) = mpsc::channel(PLANE_EVENTS);
         let events = EventStream::start(&layout, events_sender)?;
+        let (traced_sender, traced) = mpsc::channel(TRACED);
+        let traces = EventStream::traces(&layout, traced_sender)?;
         let (discovery, discovered) = discovery::start(
             discovery::Identity { mesh: mesh_description, key, certificate, revocations },
             discovery_config(&config),
@@ -343,6 +347,7 @@ impl Running {
             discovery: discovered,
             mtus,
             plane_events,
+            traced,
             snapshots: monitor.snapshots(),
             tunnels: tunnels.reports(),
             plane: plane_status,
@@ -395,7 +400,7 @@ impl Running {
             discovery,
             routes,
             tunnels,
-            _events: events,
+            _events: [events, traces],
             _stamp: StampTask(tokio::spawn(run_and_warn(stamp))),
         })
     }

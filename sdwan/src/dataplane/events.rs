@@ -1,10 +1,10 @@
-//! The `events` ring buffer as a stream.
+//! The ring buffers as streams: `events`, and `traces`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Map, MapData, RingBuf};
-use sdwan_common::abi::{Event, event_kind};
+use sdwan_common::abi::{Event, TraceRecord, event_kind};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -24,24 +24,38 @@ pub enum PlaneEvent {
     PathSilent(Event),
 }
 
-/// Reads the ring buffer until it is dropped.
+/// Reads a ring buffer until it is dropped.
 pub struct EventStream {
     lost: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
 impl EventStream {
-    /// Starts reading into `into`. What finds it full is counted and lost.
+    /// Starts reading `events` into `into`. What finds it full is counted and lost.
     pub fn start(layout: &Layout, into: mpsc::Sender<PlaneEvent>) -> Result<Self, Error> {
-        let ring = RingBuf::try_from(Map::RingBuf(open(layout, "events")?)).map_err(fail("open", "events"))?;
+        Self::of(layout, "events", decode, into)
+    }
+
+    /// The same with `traces`.
+    pub fn traces(layout: &Layout, into: mpsc::Sender<TraceRecord>) -> Result<Self, Error> {
+        Self::of(layout, "traces", decode_trace, into)
+    }
+
+    fn of<T: Send + 'static>(
+        layout: &Layout,
+        name: &'static str,
+        decode: fn(&[u8]) -> Option<T>,
+        into: mpsc::Sender<T>,
+    ) -> Result<Self, Error> {
+        let ring = RingBuf::try_from(Map::RingBuf(open(layout, name)?)).map_err(fail("open", name))?;
         // SAFETY: the ring buffer owns its descriptor and lives as long as the `AsyncFd` that owns it.
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|error| Error::Map {
             action: "watch",
-            map: "events",
+            map: name,
             source: aya::maps::MapError::IoError(error.into()),
         })?;
         let lost = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(read(ring, into, lost.clone()));
+        let task = tokio::spawn(read(ring, decode, into, lost.clone()));
         Ok(Self { lost, task })
     }
 
@@ -57,7 +71,12 @@ impl Drop for EventStream {
     }
 }
 
-async fn read(mut ring: AsyncFd<RingBuf<MapData>>, into: mpsc::Sender<PlaneEvent>, lost: Arc<AtomicU64>) {
+async fn read<T>(
+    mut ring: AsyncFd<RingBuf<MapData>>,
+    decode: fn(&[u8]) -> Option<T>,
+    into: mpsc::Sender<T>,
+    lost: Arc<AtomicU64>,
+) {
     loop {
         let Ok(mut ready) = ring.readable_mut().await else { return };
         while let Some(record) = ready.get_inner_mut().next() {
@@ -83,4 +102,12 @@ fn decode(record: &[u8]) -> Option<PlaneEvent> {
         event_kind::PATH_SILENT => Some(PlaneEvent::PathSilent(event)),
         _ => None,
     }
+}
+
+fn decode_trace(record: &[u8]) -> Option<TraceRecord> {
+    if record.len() < size_of::<TraceRecord>() {
+        return None;
+    }
+    // SAFETY: as above, of a `TraceRecord`.
+    Some(unsafe { record.as_ptr().cast::<TraceRecord>().read_unaligned() })
 }

@@ -13,7 +13,7 @@ use sdwan_common::abi::{
     self, ABI_VERSION, Address, Class, ClassStats, Config, CopyNumbers, CopyStats, Flow, FlowKey, FragmentKey,
     FragmentPorts, Guard, LanFilter, MAX_DROP_RULES, MAX_RULES, MAX_ZONES, MoveKey, OtherKey, PathLive, PathSet,
     PathStats, PrefixEntry, PrefixKey, Rule, RuleSet, SessionKey, SiteIdentity, SiteLive, SourceKey, TcpRtt, TcpSample,
-    TunnelPathKey, Zone, ZoneKey, capacity, guard_limit,
+    TraceFilter, TunnelPathKey, Zone, ZoneKey, capacity, guard_limit,
 };
 use sdwan_common::counters::{DropReason, EarlyDropReason, PassReason};
 use tracing::info;
@@ -180,6 +180,8 @@ fn shapes(capacities: &Capacities) -> Vec<Shape> {
         shape::<u32, u64>("drops", DropReason::ALL.len() as u32),
         shape::<u32, u64>("passes", PassReason::ALL.len() as u32),
         Shape("events", 0, 0, capacity::EVENTS_BYTES),
+        shape::<u32, TraceFilter>("trace", 1),
+        Shape("traces", 0, 0, abi::TRACES_BYTES),
         shape::<u32, Config>("config", 1),
         shape::<u32, u64>("early_drops", EarlyDropReason::ALL.len() as u32),
         shape::<ZoneKey, LanFilter>("lan_filter", 1_024),

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use aya::Ebpf;
+use sdwan_common::abi::TraceFilter;
 
 use super::attach::{AttachMode, Attacher, Attachment, XdpState};
 use super::desired::{Change, Desired, WallClock};
 use super::early::{EarlyDesired, EarlyMaps, XdpMode};
 use super::load::{Capacities, Layout, load, open};
-use super::tables::{KernelArray, KernelHash, KernelPerCpu, KernelTrie, Tables};
+use super::tables::{KernelArray, KernelHash, KernelPerCpu, KernelTrie, Table, Tables};
 use super::{Error, Reconciler};
 use crate::engine::Time;
 use crate::engine::types::PathKey;
@@ -31,6 +32,7 @@ pub struct Dataplane {
     attacher: Attacher,
     reconciler: Reconciler,
     early: EarlyMaps,
+    trace: KernelArray<TraceFilter>,
     layout: Layout,
 }
 
@@ -52,8 +54,9 @@ impl Dataplane {
         let object = load(&layout, &settings.capacities, settings.tcp_rtt_per_second)?;
         let reconciler = Reconciler::new(tables(&layout)?, settings.capacities)?;
         let early = EarlyMaps::open(&layout)?;
+        let trace = KernelArray::open("trace", open(&layout, "trace")?)?;
         let attacher = Attacher::new(layout.clone(), mode);
-        Ok(Self { object, attacher, reconciler, early, layout })
+        Ok(Self { object, attacher, reconciler, early, trace, layout })
     }
 
     /// Where the pins are.
@@ -114,6 +117,18 @@ impl Dataplane {
     /// Makes single changes.
     pub fn change(&mut self, changes: &[Change]) -> Result<(), Error> {
         self.reconciler.change(changes)
+    }
+
+    /// Has the programs tell of a flow's packets, or of none.
+    pub fn trace(&mut self, filter: Option<&TraceFilter>) -> Result<(), Error> {
+        match filter {
+            // The filter before the order to look at it.
+            Some(filter) => {
+                self.trace.set(&0, filter)?;
+                self.reconciler.set_traced(true)
+            }
+            None => self.reconciler.set_traced(false),
+        }
     }
 
     /// Shows that the daemon probes.

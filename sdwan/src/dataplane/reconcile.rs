@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use sdwan_common::abi::{
     self, ABI_VERSION, Candidate, Config, CopyNumbers, MAX_CANDIDATES, Path, PathLive, PathSet, PathStats, PrefixEntry,
-    PrefixKey, RuleSet, SITE_LOCAL, SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, candidate_flag, path_state,
-    prefix_flag,
+    PrefixKey, RuleSet, SITE_LOCAL, Scope, SiteIdentity, TcpRtt, TunnelPathKey, Zone, ZoneKey, candidate_flag,
+    path_state, prefix_flag,
 };
 
 use super::desired::{Change, Desired, PathDesired, SetDesired, WallClock};
@@ -46,6 +46,8 @@ pub struct Reconciler {
     compiled: Option<Arc<CompiledRules>>,
     /// The decision epoch must be raised: content was changed, or may have been by a daemon that died over it.
     epoch_due: bool,
+    /// Somebody traces a flow. A daemon begins without.
+    traced: bool,
     site_numbers: Numbers<SiteId>,
     path_numbers: Numbers<PathKey>,
 }
@@ -90,6 +92,7 @@ impl Reconciler {
             config: Shadowed::read(tables.config)?,
             compiled: None,
             epoch_due: true,
+            traced: false,
             site_numbers,
             path_numbers,
         })
@@ -166,6 +169,17 @@ impl Reconciler {
         }
         let WallClock { offset_ns: realtime_offset_ns, scale: clock_scale } = clock;
         self.config.set(0, Config { heartbeat_ns: now.0, realtime_offset_ns, clock_scale, ..config }).map(drop)
+    }
+
+    /// Has the programs look at `trace`, or not any more. Before the first [`Self::apply`] it is only remembered.
+    pub fn set_traced(&mut self, traced: bool) -> Result<(), Error> {
+        self.traced = traced;
+        let config = self.config();
+        if config.abi_version != ABI_VERSION {
+            return Ok(());
+        }
+        let scope = Scope { traced: u8::from(traced), ..config.scope };
+        self.config.set(0, Config { scope, ..config }).map(drop)
     }
 
     fn change_path(&self, path: &PathKey, changed: &mut BTreeMap<u32, Path>, change: impl FnOnce(&mut Path)) {
@@ -357,7 +371,7 @@ impl Reconciler {
             heartbeat_stale_ns: nanoseconds(desired.heartbeat_stale),
             realtime_offset_ns: desired.clock.offset_ns,
             overlay: address_bytes(desired.overlay),
-            scope: desired.rules.scope,
+            scope: Scope { traced: u8::from(self.traced), ..desired.rules.scope },
             flow_event_mask: desired.flow_event_mask,
             fast_path: desired.fast_path,
             clock_scale: desired.clock.scale,

@@ -246,6 +246,26 @@ fn applying_twice_writes_nothing_the_second_time() {
 }
 
 #[test]
+fn a_trace_goes_on_through_whole_states_and_heartbeats_and_ends_with_its_daemon() {
+    let kernel = Kernel::new();
+    let mut reconciler = kernel.reconciler();
+    reconciler.set_traced(true).expect("it is remembered");
+    assert_eq!(kernel.config().abi_version, 0, "nothing is written before there is a whole state");
+    reconciler.apply(&three_sites()).expect("it fits");
+    let scope = kernel.config().scope;
+    assert_eq!((scope.traced, scope.words), (1, three_sites().rules.scope.words));
+    reconciler.heartbeat(Time(7), WallClock { offset_ns: 3, scale: 1 }).expect("one write");
+    reconciler.apply(&three_sites()).expect("nothing changes");
+    assert_eq!(kernel.config().scope, scope);
+    let mut next = kernel.reconciler();
+    next.apply(&three_sites()).expect("it fits");
+    assert_eq!(kernel.config().scope.traced, 0, "nobody asked the next daemon");
+    next.set_traced(true).expect("one write");
+    next.set_traced(false).expect("one write");
+    assert_eq!(kernel.config().scope, three_sites().rules.scope);
+}
+
+#[test]
 fn a_failover_is_one_write() {
     let kernel = Kernel::new();
     let mut reconciler = kernel.reconciler();

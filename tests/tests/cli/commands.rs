@@ -381,3 +381,26 @@ async fn a_report_is_the_same_from_the_daemon_and_from_its_database() {
     }
     assert_eq!(from_database["failovers"], from_daemon["failovers"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_shows_each_packet_or_only_what_changes_and_ends_by_itself() {
+    let place = Place::new("");
+    let flow = ["trace", "10.1.0.5:40000", "10.2.0.9:5060", "udp"];
+    let (_, error) = place.expect(3, &flow);
+    assert!(error.contains("start it with"), "{error}");
+    let _daemon = FakeDaemon::start(&place, Health::Ok).await;
+    let (text, told) = place.expect(0, &[&flow[..], &["--for", "300ms"]].concat());
+    assert_eq!(text.lines().count(), 4, "{text}");
+    assert!(text.starts_with("09:19:18.250000 → lan_ingress    packet 1\n") && !text.contains('\x1b'), "{text}");
+    assert!(told.contains("tracing 10.1.0.5:40000 → 10.2.0.9:5060 udp; end it with Ctrl-C"), "{told}");
+    assert!(told.contains("4 packets told of, 3 more were not: see --per-second"), "{told}");
+    let (text, _) = place.expect(0, &[&flow[..], &["--for", "300ms", "--changes"]].concat());
+    assert_eq!(text.lines().map(|line| &line[line.len() - 1..]).collect::<Vec<_>>(), ["1", "3"], "{text}");
+    let (text, told) = place.expect(0, &[&flow[..], &["--limit", "2", "-o", "json"]].concat());
+    let packets: Vec<_> = text.lines().map(json).collect();
+    assert_eq!((packets.len(), told.as_str()), (2, ""));
+    assert_eq!((&packets[1]["number"], &packets[1]["verdict"]), (&2.into(), &"forwarded".into()));
+    place.expect(2, &["trace", "10.1.0.5", "10.2.0.9:5060"]);
+    let (_, error) = place.expect(1, &["trace", "10.1.0.5", "10.2.0.9:5060", "udp"]);
+    assert!(error.contains("write 10.1.0.5:PORT"), "{error}");
+}

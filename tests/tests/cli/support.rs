@@ -6,10 +6,11 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use sdwan::api::answer;
+use sdwan::api::flow::FlowSpec;
 use sdwan::api::request::{Changed, Refusal, Request};
 use sdwan::api::server::{Api, Server};
 use sdwan::api::tls::Tls;
-use sdwan::api::views::{DoneView, Health, StatusView, VERSION};
+use sdwan::api::views::{DoneView, FlowPathView, Health, StatusView, TraceView, TracedView, VERSION, VerdictView};
 use sdwan::config::{Config, Inadmissible, admit_policies, compile_with};
 use sdwan::engine::types::{MeshId, SiteId};
 use sdwan::store::Store;
@@ -185,8 +186,54 @@ fn answer_request(config: &Config, store: &Store, request: Request, health: Heal
         Request::MeasureMtu(path, reply) => {
             drop(reply.send(Err(Refusal::NotFound(format!("there is no path {path:?}")))));
         }
+        Request::Trace(order, reply) => drop(reply.send(Ok(trace_view(order.flow, Vec::new())))),
+        Request::Traced(id, after, reply) => drop(reply.send(match (id, after) {
+            (TRACE, 0) => Ok(trace_view(traced_flow(), (1..=4).map(traced).collect())),
+            (TRACE, _) => Ok(trace_view(traced_flow(), Vec::new())),
+            _ => Err(Refusal::NotFound(format!("there is no trace {id}, or it has ended"))),
+        })),
+        Request::EndTrace(_, reply) => drop(reply.send(Ok(DoneView::new("the trace is ended")))),
         Request::Reload(reply) => drop(reply.send(Err(Refusal::Invalid("the files are wrong".into())))),
         Request::Down(reply) => drop(reply.send(Ok(DoneView::new("everything is removed")))),
+    }
+}
+
+/// The only trace that there is.
+const TRACE: u32 = 7;
+
+fn traced_flow() -> FlowSpec {
+    let end = |text: &str| text.parse().expect("an endpoint");
+    let udp = "udp".parse().expect("a protocol");
+    FlowSpec::new(end("10.1.0.5:40000"), end("10.2.0.9:5060"), udp).expect("a flow")
+}
+
+fn trace_view(flow: FlowSpec, items: Vec<TracedView>) -> TraceView {
+    TraceView { version: VERSION, id: TRACE, flow, items, withheld: 3, lost: 0 }
+}
+
+/// The third one changes its path.
+fn traced(number: u64) -> TracedView {
+    let path =
+        |number: u32| FlowPathView { number, site_name: "berlin".into(), tunnel: None, uplinks: "a → b".into() };
+    TracedView {
+        number,
+        time_unix_ns: 1_763_889_558_250_000_000 + number as i64,
+        program: "lan_ingress".into(),
+        interface: "lan0".into(),
+        reverse: false,
+        bytes: 200,
+        segments: 1,
+        ttl: 64,
+        syn: false,
+        verdict: VerdictView::Forwarded,
+        reason: None,
+        decision: Some(if number == 3 { "path-unusable" } else { "known" }.into()),
+        path: Some(path(u32::from(number >= 3))),
+        from_path: (number == 3).then(|| path(0)),
+        second: None,
+        class: Some("voip-video".into()),
+        policy: Some("voip-video".into()),
+        message: format!("packet {number}"),
     }
 }
 

@@ -26,6 +26,7 @@ mod steering;
 mod sticky;
 mod support;
 mod tcp_rtt;
+mod trace;
 mod uplink_life;
 mod uplinks;
 

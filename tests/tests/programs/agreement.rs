@@ -193,7 +193,11 @@ fn random_tables(random: &mut StdRng) -> Tables {
 }
 
 fn random_scope(random: &mut StdRng, least: u16) -> Scope {
-    Scope { words: random.random_range(least..=RULE_WORDS as u16), unnamed: random.random_range(0..4) }
+    Scope {
+        words: random.random_range(least..=RULE_WORDS as u16),
+        unnamed: random.random_range(0..4),
+        ..Scope::default()
+    }
 }
 
 /// Writes the tables into the maps.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::programs::SchedClassifier;
-use sdwan_common::abi::{Config, LanFilter, ZoneKey, fast_path, lan_filter_flag};
+use sdwan_common::abi::{Config, LanFilter, TraceFilter, ZoneKey, fast_path, lan_filter_flag};
 use sdwan_common::stamp::{Extension, PORT, encode_probe};
 use sdwan_tests::datapath::raw;
 use sdwan_tests::pace::paced;
@@ -68,6 +68,15 @@ fn a_hit_is_cheaper_than_a_miss() {
         println!("lan_ingress hit, {name}: {time} ns/packet");
         hit = if hit == 0 { time } else { hit };
     }
+    // While somebody traces another flow.
+    let other = TraceFilter { until_ns: u64::MAX, number: 1, per_second: 1_000, ..TraceFilter::default() };
+    programs.set("trace", 0, other);
+    programs.change("config", 0, |config: &mut Config| config.scope.traced = 1);
+    println!(
+        "lan_ingress hit, while another flow is traced: {} ns/packet",
+        forwarded(programs.program("lan_ingress"), udp)
+    );
+    programs.change("config", 0, |config: &mut Config| config.scope.traced = 0);
     // Packets of one flow, and packets that open a flow each, both by way of another program.
     let fd = programs.program("lan_ingress").fd().expect("it is loaded").as_fd().as_raw_fd();
     let [known, unknown] = [false, true].map(|renumbered| {

@@ -14,4 +14,5 @@ mod redirect;
 mod run;
 mod superpackets;
 mod tcp_rtt;
+mod trace;
 mod tunnel;

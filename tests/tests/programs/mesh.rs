@@ -125,7 +125,7 @@ pub fn mesh_behind(tunnel_header: u32) -> Programs {
             heartbeat_stale_ns: DETECTION_NS,
             realtime_offset_ns: 1_700_000_000_000_000_000,
             overlay: address(OWN_OVERLAY),
-            scope: Scope { words: 1, unnamed: dimension::SOURCE | dimension::DESTINATION },
+            scope: Scope { words: 1, unnamed: dimension::SOURCE | dimension::DESTINATION, traced: 0 },
             flow_event_mask: 0,
             fast_path: fast_path::BOTH,
             clock_scale: 0,

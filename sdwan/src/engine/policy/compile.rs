@@ -233,7 +233,7 @@ fn rules(lines: &[Line]) -> CompiledRules {
     let unnamed = unnamed(|line| line.sources.is_empty(), dimension::SOURCE)
         | unnamed(|line| line.destinations.is_empty(), dimension::DESTINATION);
     let mut compiled = CompiledRules {
-        scope: Scope { words: lines.len().div_ceil(64) as u16, unnamed },
+        scope: Scope { words: lines.len().div_ceil(64) as u16, unnamed, traced: 0 },
         rules: lines.iter().map(|line| line.rule).collect(),
         ..CompiledRules::default()
     };
