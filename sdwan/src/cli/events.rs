@@ -122,7 +122,13 @@ pub(super) fn render(events: &Listing<EventView>, output: &Output) -> String {
 /// One event on one line.
 pub(super) fn line(event: &EventView, output: &Output) -> String {
     let kind = event.event.kind;
-    let tone = match kind {
+    let name = output.paint(&format!("{kind:20}"), tone(kind));
+    format!("{}  {name} {}", when::display(event.time_unix_ns), event.event.message)
+}
+
+/// What an event means for the operator.
+pub(super) fn tone(kind: EventKind) -> Tone {
+    match kind {
         EventKind::PathUp | EventKind::SiteUp | EventKind::UplinkUp | EventKind::PathImproved => Tone::Good,
         EventKind::PathDown
         | EventKind::UplinkDown
@@ -133,7 +139,5 @@ pub(super) fn line(event: &EventView, output: &Output) -> String {
         | EventKind::StoreTrouble => Tone::Bad,
         EventKind::PathDegraded | EventKind::PathSilent | EventKind::AnnouncementRefused => Tone::Warning,
         _ => Tone::Plain,
-    };
-    let name = output.paint(&format!("{kind:20}"), tone);
-    format!("{}  {name} {}", when::display(event.time_unix_ns), event.event.message)
+    }
 }

@@ -30,6 +30,7 @@ mod support_dump;
 #[cfg(test)]
 mod tests;
 mod token;
+mod top;
 mod trace;
 pub mod userspace_wireguard;
 mod watch;
@@ -103,6 +104,8 @@ enum Command {
     Reload(reload::Args),
     /// Show how the gateway does
     Status(status::Args),
+    /// Show paths, classes, flows and events live, by keyboard
+    Top(top::Args),
     /// List the remote sites
     Sites(sites::Args),
     /// List the paths and how they do
@@ -183,6 +186,7 @@ impl Command {
             | Self::Token(_)
             | Self::Explain(_)
             | Self::Trace(_)
+            | Self::Top(_)
             | Self::Measure(_) => true,
         }
     }
@@ -302,6 +306,7 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             Command::Down(args) => args.run(context).await,
             Command::Reload(args) => args.run(context).await,
             Command::Status(args) => args.run(context).await,
+            Command::Top(args) => args.run(context).await,
             Command::Sites(args) => args.run(context).await,
             Command::Paths(args) => args.run(context).await,
             Command::Flows(args) => args.run(context).await,

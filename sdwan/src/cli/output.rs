@@ -51,6 +51,11 @@ impl Output {
         Self { format, color: false, width: if format == Format::Wide { u16::MAX } else { WIDTH } }
     }
 
+    /// Whether colours are wanted.
+    pub fn colored(&self) -> bool {
+        self.color
+    }
+
     /// Whether somebody wants all columns, however wide they become.
     pub fn wide(&self) -> bool {
         self.format == Format::Wide

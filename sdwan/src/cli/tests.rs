@@ -30,7 +30,7 @@ pub(super) fn fits(text: &str) {
     }
 }
 
-fn status() -> StatusView {
+pub(super) fn status() -> StatusView {
     StatusView {
         version: VERSION,
         health: Health::Degraded,
@@ -91,7 +91,7 @@ fn status() -> StatusView {
     }
 }
 
-fn path() -> PathView {
+pub(super) fn path() -> PathView {
     PathView {
         number: Some(3),
         site: SiteId([0x33; 16]),
@@ -154,7 +154,7 @@ fn path() -> PathView {
     }
 }
 
-fn flow() -> FlowView {
+pub(super) fn flow() -> FlowView {
     FlowView {
         source: "2001:db8:1::1234".parse().unwrap(),
         source_port: 40_000,

@@ -404,3 +404,12 @@ async fn a_trace_shows_each_packet_or_only_what_changes_and_ends_by_itself() {
     let (_, error) = place.expect(1, &["trace", "10.1.0.5", "10.2.0.9:5060", "udp"]);
     assert!(error.contains("write 10.1.0.5:PORT"), "{error}");
 }
+
+#[test]
+fn top_says_what_to_use_where_there_is_no_terminal() {
+    let place = Place::new("");
+    let (text, error) = place.expect(1, &["top"]);
+    assert_eq!(text, "");
+    assert!(error.contains("`sdwan top` needs a terminal") && error.contains("sdwan paths --watch"), "{error}");
+    place.expect(2, &["top", "--interval", "0"]);
+}
