@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::output::{Output, number, short};
+use super::output::{Output, age, number, short};
 use super::watch::Watch;
 use super::{Context, Exit};
 use crate::api::flow::Endpoint;
@@ -51,10 +51,14 @@ pub(super) fn render(flows: &Listing<FlowView>, output: &Output) -> String {
     if flows.items.is_empty() {
         return "no flow\n".into();
     }
-    let mut table = output.table(&["SOURCE", "DESTINATION", "PROTO", "CLASS", "PATH", "PACKETS", "MOVES"]);
+    let mut headings = vec!["SOURCE", "DESTINATION", "PROTO", "CLASS", "PATH", "PACKETS", "MOVES"];
+    if output.wide() {
+        headings.extend(["BYTES", "AGE", "IDLE", "POLICY"]);
+    }
+    let mut table = output.table(&headings);
     for flow in &flows.items {
         let end = |address, port| Endpoint { address, port }.to_string();
-        table.add_row(vec![
+        let mut row = vec![
             end(flow.source, flow.source_port).into(),
             end(flow.destination, flow.destination_port).into(),
             flow.protocol.clone().into(),
@@ -62,7 +66,16 @@ pub(super) fn render(flows: &Listing<FlowView>, output: &Output) -> String {
             path(flow).into(),
             number(short(flow.packets)),
             number(flow.moves),
-        ]);
+        ];
+        if output.wide() {
+            row.extend([
+                number(short(flow.bytes)),
+                number(age(flow.age_s as u64)),
+                number(format!("{:.1}s", flow.idle_s)),
+                flow.policy.clone().unwrap_or_else(|| "-".into()).into(),
+            ]);
+        }
+        table.add_row(row);
     }
     let mut text = output.text(&mut table);
     if flows.truncated {

@@ -33,6 +33,7 @@ mod token;
 mod top;
 mod trace;
 pub mod userspace_wireguard;
+mod validate;
 mod watch;
 mod when;
 
@@ -133,6 +134,8 @@ enum Command {
     Measure(measure::MeasureCommand),
     /// Check the machine and the configuration, and say what to mend
     Check(check::Args),
+    /// Say whether a configuration file is right, and if not, where and what to do
+    Validate(validate::Args),
     /// Print the configuration
     Config(config::Args),
     /// Put all that helps to find out what is wrong into one file, without secrets
@@ -319,6 +322,7 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             Command::Trace(args) => args.run(context).await,
             Command::Measure(command) => command.run(context).await,
             Command::Check(args) => args.run(context),
+            Command::Validate(args) => args.run(context),
             Command::Config(args) => args.run(context),
             Command::SupportDump(args) => args.run(context).await,
         }

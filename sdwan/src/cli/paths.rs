@@ -1,6 +1,6 @@
 //! `sdwan paths`.
 
-use super::output::{Output, Tone, age, decimal, number, toned};
+use super::output::{Output, Tone, age, decimal, number, short, toned};
 use super::watch::Watch;
 use super::{Context, Exit};
 use crate::api::client::Client;
@@ -11,7 +11,8 @@ use crate::engine::path::PathState;
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 SCORE is 0 to 100: 40 % latency, 30 % jitter, 30 % loss. RTT in ms; JITTER in ms and LOSS in percent,
-to the peer and from it. `-o json` has everything.
+to the peer and from it. `-o wide` adds MOS, the loss of the data itself, the RTT of TCP, capacities, bytes, the
+tunnel and where it leads; `-o json` has everything.
 
 With --quantiles, round-trip times in ms over the last minute, 15 minutes and 24 hours: smallest, median,
 95 %, 99 %, largest; JITTER is the mean over the span.")]
@@ -75,10 +76,14 @@ pub(super) fn render(paths: &[PathView], output: &Output) -> String {
     if paths.is_empty() {
         return NO_PATH.into();
     }
-    let mut table = output.table(&["SITE", "UPLINKS", "STATE", "SCORE", "RTT", "JITTER", "LOSS", "MTU", "SINCE"]);
+    let mut headings = vec!["SITE", "UPLINKS", "STATE", "SCORE", "RTT", "JITTER", "LOSS", "MTU", "SINCE"];
+    if output.wide() {
+        headings.extend(["MOS", "DATA LOSS", "TCP RTT", "CAPACITY", "SENT", "RECEIVED", "INTERFACE", "ENDPOINT"]);
+    }
+    let mut table = output.table(&headings);
     for path in paths {
         let (state, tone) = state(path.state, path.degraded);
-        table.add_row(vec![
+        let mut row = vec![
             path.site_name.clone().into(),
             uplinks(path).into(),
             toned(state, tone),
@@ -88,7 +93,21 @@ pub(super) fn render(paths: &[PathView], output: &Output) -> String {
             number(both(path.loss_forward_pct, path.loss_backward_pct)),
             number(path.mtu),
             number(age(path.since_s)),
-        ]);
+        ];
+        if output.wide() {
+            let rate = |rate: Option<u64>| rate.map_or_else(|| "-".into(), |rate| format!("{}bit/s", short(rate)));
+            row.extend([
+                number(decimal(path.mos)),
+                number(both(path.data_loss_forward_pct, path.data_loss_backward_pct)),
+                number(decimal(path.tcp_rtt_ms)),
+                number(format!("{}/{}", rate(path.capacity_bps), rate(path.capacity_backward_bps))),
+                number(short(path.sent_bytes)),
+                number(short(path.received_bytes)),
+                path.interface.clone().into(),
+                path.endpoint.clone().unwrap_or_else(|| "-".into()).into(),
+            ]);
+        }
+        table.add_row(row);
     }
     output.text(&mut table)
 }

@@ -31,21 +31,34 @@ pub(super) fn render(sites: &[SiteView], output: &Output) -> String {
         return "no remote site yet: `sdwan events` shows refused announcements, `sdwan check` what may be wrong\n"
             .into();
     }
-    let mut table = output.table(&["SITE", "STATE", "SINCE", "PATHS UP", "SCORE", "PREFIXES"]);
+    let mut headings = vec!["SITE", "STATE", "SINCE", "PATHS UP", "SCORE", "PREFIXES"];
+    if output.wide() {
+        headings.extend(["UPLINKS", "OVERLAY", "HEARD", "ID"]);
+    }
+    let mut table = output.table(&headings);
     for site in sites {
         let tone = match (site.state.as_str(), site.paths_up) {
             ("active", up) if up > 0 && up == site.paths => Tone::Good,
             ("active", up) if up > 0 => Tone::Warning,
             _ => Tone::Bad,
         };
-        table.add_row(vec![
+        let mut row = vec![
             site.name.clone().into(),
             toned(&site.state, tone),
             number(age(site.since_s)),
             number(format!("{}/{}", site.paths_up, site.paths)),
             number(decimal(site.best_score)),
             site.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n").into(),
-        ]);
+        ];
+        if output.wide() {
+            row.extend([
+                site.uplinks.join(", ").into(),
+                site.overlay.map_or_else(|| "-".into(), |overlay| overlay.to_string()).into(),
+                number(site.last_announcement_s.map_or_else(|| "-".into(), age)),
+                site.id.to_string().into(),
+            ]);
+        }
+        table.add_row(row);
     }
     output.text(&mut table)
 }

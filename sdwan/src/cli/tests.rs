@@ -456,3 +456,20 @@ fn missing_privileges_and_old_kernels_are_named_with_the_remedy() {
     );
     assert!(check::machine::kernel("5.15.0").remedy.unwrap().contains("install kernel 6.1 or later"));
 }
+
+#[test]
+fn wide_listings_have_more_columns_and_wrap_nothing() {
+    let wide = Output::for_file(Format::Wide);
+    let text = paths::render(&[path()], &wide);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains("20.0Mbit/s/50.0Mbit/s") && text.contains("198.51.100.1:51828"), "{text}");
+    let long = FlowView { source: "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap(), ..flow() };
+    let text = flows::render(&Listing::complete(vec![long]), &wide);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains("[2001:db8:1111:2222:3333:4444:5555:6666]:40000") && text.contains("0.2s"), "{text}");
+    for arguments in
+        [&["sdwan", "-o", "text", "paths"][..], &["sdwan", "-o", "wide", "sites"], &["sdwan", "-o", "html", "report"]]
+    {
+        Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}"));
+    }
+}

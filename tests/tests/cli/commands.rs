@@ -406,6 +406,37 @@ async fn a_trace_shows_each_packet_or_only_what_changes_and_ends_by_itself() {
 }
 
 #[test]
+fn a_configuration_is_validated_without_a_daemon() {
+    let place = Place::new("[[policy]]\nname = \"erp\"\npriority = 5\n");
+    let (text, _) = place.expect(0, &["validate"]);
+    assert!(
+        text.contains("sdwan.toml is valid: uplinks found by their default routes, 1 policy, no drop rule"),
+        "{text}"
+    );
+    let wrong = place.path("wrong.toml");
+    std::fs::write(&wrong, "[probe]\ninterval = \"fast\"\n").expect("it is written");
+    let wrong = wrong.display().to_string();
+    let (text, error) = expect(1, &["validate", &wrong]);
+    assert_eq!(text, "");
+    assert!(error.contains("wrong.toml:2:12: probe.interval: \"fast\" is not a duration"), "{error}");
+    let (verdict, code) = place.run_json(&["validate", &wrong]);
+    assert_eq!((code, &verdict["valid"], &verdict["version"]), (Some(1), &false.into(), &1.into()));
+    let problem = &verdict["problems"][0];
+    assert_eq!(
+        (&problem["key"], &problem["line"], &problem["column"]),
+        (&"probe.interval".into(), &2.into(), &12.into())
+    );
+    let (_, error) = expect(1, &["validate", "/nowhere/sdwan.toml"]);
+    assert!(
+        error.contains("cannot read the configuration /nowhere/sdwan.toml") && error.contains("config defaults"),
+        "{error}"
+    );
+    // A policy of the operator's and one of the file that can't both be.
+    place.expect(0, &["policies", "add", "calls", "--priority", "7"]);
+    assert!(place.expect(0, &["validate"]).0.contains("and goes with the stored policy"));
+}
+
+#[test]
 fn top_says_what_to_use_where_there_is_no_terminal() {
     let place = Place::new("");
     let (text, error) = place.expect(1, &["top"]);
