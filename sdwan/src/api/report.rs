@@ -85,7 +85,8 @@ impl Names {
     }
 
     fn site(&self, path: &PathKey) -> String {
-        self.paths.get(path).map_or_else(|| path.site.to_string(), |(site, _)| site.clone())
+        let of_site = self.paths.iter().find(|(known, _)| known.site == path.site);
+        of_site.map_or_else(|| path.site.to_string(), |(_, (site, _))| site.clone())
     }
 
     fn uplinks(&self, path: &PathKey) -> String {

@@ -174,6 +174,7 @@ impl Command {
             | Self::ApiSchema(_)
             | Self::Check(_)
             | Self::Config(_)
+            | Self::Validate(_)
             | Self::SupportDump(_)
             | Self::Measure(measure::MeasureCommand::Stamp(_) | measure::MeasureCommand::Reflector(_)) => false,
             Self::Down(_)

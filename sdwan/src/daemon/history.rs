@@ -11,10 +11,10 @@ use sdwan_common::abi::PathStats;
 use super::core::{Core, RECORD};
 use super::views::{milliseconds, percent, tcp_milliseconds};
 use crate::dataplane::TcpRttSummary;
+use crate::engine::Site;
 use crate::engine::Time;
 use crate::engine::account::Times;
 use crate::engine::emodel::Codec;
-use crate::engine::Site;
 use crate::engine::path::{Path, PathState};
 use crate::engine::policy::ClassSpec;
 use crate::engine::score::mean_opinion_score;
@@ -207,7 +207,8 @@ impl Core {
 
     fn tell_class(&self, time_unix_s: i64, site: SiteId, class: &ClassSpec, times: Times) {
         if times.total() >= Duration::from_millis(1) {
-            let metrics = ClassMetrics { time_unix_s, site, class: class.name.clone(), sla: class.sla.to_string(), times };
+            let metrics =
+                ClassMetrics { time_unix_s, site, class: class.name.clone(), sla: class.sla.to_string(), times };
             self.store.record(Record::ClassMetrics(Box::new(metrics)));
         }
     }
