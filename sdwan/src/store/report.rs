@@ -215,15 +215,17 @@ impl Reader {
     /// Which resolution stands for which part of the span, oldest first.
     fn segments(&self, span: &Span) -> Result<Vec<Segment>, StoreError> {
         use Resolution::{Hour, Minute, Raw};
-        // Begin and end of what there is, in whole intervals of the next coarser resolution.
+        // Begin and end of what there is, in whole intervals of the next coarser resolution. What has expired at the beginning
+        // is in the interval of the coarser one; where there is none, nothing has.
         let begin = |resolution: Resolution, coarser: i64| -> Result<i64, StoreError> {
             let sql = "SELECT min(time_s) FROM path_metrics WHERE resolution_s = ?1";
             let found = self.rows(sql, [resolution.seconds()], |row| row.get::<_, Option<i64>>(0))?;
-            Ok(found
-                .into_iter()
-                .flatten()
-                .next()
-                .map_or(i64::MAX, |first| (first + coarser - 1).div_euclid(coarser) * coarser))
+            let Some(first) = found.into_iter().flatten().next() else { return Ok(i64::MAX) };
+            let interval = first.div_euclid(coarser) * coarser;
+            let sql = "SELECT EXISTS (SELECT 1 FROM path_metrics WHERE resolution_s = ?1 AND time_s = ?2)";
+            let covered = self.rows(sql, [coarser, interval], |row| row.get::<_, bool>(0))?;
+            let covered = interval < first && covered.into_iter().next().unwrap_or(false);
+            Ok(if covered { interval + coarser } else { interval })
         };
         let end = |resolution: Resolution| -> Result<i64, StoreError> {
             let sql = "SELECT until_s FROM rollups WHERE resolution_s = ?1";

@@ -18,8 +18,8 @@ use crate::PATIENCE;
 /// Everything that an announcement could change. By which tunnel a route leads is left out: that follows measurements.
 const PICTURE: &str = "{ ip route show table all; ip -6 route show table all; } | grep 'proto 93' | cut -d' ' -f1 | \
                        sort -u; ip rule; \
-                       bpftool map dump pinned /sys/fs/bpf/sdwan/v1/maps/prefixes; \
-                       bpftool map dump pinned /sys/fs/bpf/sdwan/v1/maps/site_ids | grep -v '00 00 00 00 00 00 00 00 00'; \
+                       bpftool map dump pinned /sys/fs/bpf/sdwan/v*/maps/prefixes; \
+                       bpftool map dump pinned /sys/fs/bpf/sdwan/v*/maps/site_ids | grep -v '00 00 00 00 00 00 00 00 00'; \
                        for i in $(wg show interfaces); do wg show $i allowed-ips; done";
 
 /// Everything at a gateway that an announcement could change.

@@ -105,12 +105,12 @@ fn two_hundred_thousand_flows_change_nothing_about_that_and_are_not_walked() {
     let seen = flow_count(&mesh, "a").expect("the flows are counted");
     println!("flows in the table: {seen}");
     assert!(seen >= 190_000, "{seen} flows are in the table");
-    let moves = "bpftool map dump pinned /sys/fs/bpf/sdwan/v1/maps/flows -j | grep -o '\"moves\":[1-9]' | wc -l";
+    let moves = "bpftool map dump pinned /sys/fs/bpf/sdwan/v*/maps/flows -j | grep -o '\"moves\":[1-9]' | wc -l";
     let median = cut("210,000 flows", &mesh, &Cuts::silent(20));
     assert!(median <= MEDIAN, "{median:?}");
     let moved = mesh.gateway("a").namespace().shell(moves).expect("the moves are counted");
     let moved: u64 = moved.trim().parse().expect("a number");
-    assert!(moved <= 10, "{moved} flows were moved, and only one had a packet");
+    assert!((1..=10).contains(&moved), "{moved} flows were moved, and only one had a packet");
 }
 
 /// A stream of voice from a to b that has been flowing for a moment.
