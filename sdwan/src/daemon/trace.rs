@@ -89,7 +89,7 @@ impl Tracing {
     }
 
     /// Takes what waits after the packet with this number, and whether the filter is to be written anew.
-    fn take(&mut self, id: u32, after: u64, now: Time) -> Result<(&mut Trace, Vec<(u64, TraceRecord)>, bool), Refusal> {
+    fn take(&mut self, id: u32, after: u64, now: Time) -> Result<Taken<'_>, Refusal> {
         let trace = self.0.as_mut().filter(|trace| trace.filter.number == id && now < trace.until);
         let trace = trace.ok_or_else(|| Refusal::NotFound(format!("there is no trace {id}, or it has ended")))?;
         while trace.records.front().is_some_and(|(number, _)| *number <= after) {
@@ -105,6 +105,9 @@ impl Tracing {
         Ok((trace, taken, renew))
     }
 }
+
+/// The trace, records with their numbers, and whether the filter is to be written anew.
+type Taken<'a> = (&'a mut Trace, Vec<(u64, TraceRecord)>, bool);
 
 /// The flow as packets of the other direction have it. The identifier of an ICMP echo is the same in its answer.
 fn reversed(flow: &FlowKey) -> FlowKey {

@@ -11,7 +11,7 @@ use super::types::{PathKey, SiteId};
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
         /// Kind of an [`EngineEvent`].
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum EventKind { $($(#[$doc])* #[serde(rename = $text)] $variant,)* }
 
         impl EventKind {
@@ -78,6 +78,17 @@ kinds! {
     /// The store has trouble: full disk, corrupt database.
     StoreTrouble = "store-trouble",
 }
+
+impl utoipa::PartialSchema for EventKind {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{Object, Type};
+        let names = Self::ALL.iter().map(|kind| kind.name());
+        let object = Object::builder().schema_type(Type::String).enum_values(Some(names));
+        object.description(Some("Kind of an event")).into()
+    }
+}
+
+impl utoipa::ToSchema for EventKind {}
 
 impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -34,10 +34,12 @@ impl Span {
     /// The span from `from` to before `to`, begun with a whole interval of the resolution that it is made of.
     pub fn new(from: i64, to: i64) -> Self {
         let length = to.saturating_sub(from).max(1);
-        let base = match length {
-            ..=RAW_UP_TO => Resolution::Raw,
-            ..=MINUTE_UP_TO => Resolution::Minute,
-            _ => Resolution::Hour,
+        let base = if length <= RAW_UP_TO {
+            Resolution::Raw
+        } else if length <= MINUTE_UP_TO {
+            Resolution::Minute
+        } else {
+            Resolution::Hour
         };
         let least = base.seconds().max(STEPS[0]);
         let fits = |step: &&i64| **step >= least && length / **step < MOST_STEPS;
