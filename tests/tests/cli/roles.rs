@@ -166,7 +166,7 @@ async fn a_change_is_told_even_when_who_asked_for_it_goes_away() {
     let told = async {
         loop {
             daemon.store.flush().unwrap();
-            let question = sdwan::store::AuditQuery { since_unix_ns: None, limit: 10 };
+            let question = sdwan::store::AuditQuery { since_unix_ns: None, limit: 100 };
             let found = daemon.store.audit(&question).unwrap();
             if daemon.store.policies().unwrap().len() == found.len() && !found.is_empty() {
                 break;

@@ -133,7 +133,7 @@ fn gaps(view: &ReportView) -> Vec<String> {
     match view.history_begins_unix_s {
         None => gaps.push("nothing was recorded yet: the daemon writes every 10 s".into()),
         Some(begins) if begins > view.since_unix_s + 60 => {
-            gaps.push(format!("the history that is kept begins at {}: what was before is unknown", minute(begins)));
+            gaps.push(format!("the history begins at {}: what was before is unknown", minute(begins)));
         }
         Some(_) => {}
     }
