@@ -50,6 +50,10 @@ fn every_answer_of_a_live_mesh_is_as_the_document_says() {
         ("GET", "/v1/openapi.json", "/v1/openapi.json", String::new(), 200),
         ("POST", "/v1/policies/test", "/v1/policies/test", flow(5060), 200),
         ("POST", "/v1/explain", "/v1/explain", flow(5060), 200),
+        ("GET", "/v1/report", "/v1/report?since=1700000000&until=1900000000", String::new(), 200),
+        ("POST", "/v1/trace", "/v1/trace", format!("{{\"flow\": {}}}", flow(5060)), 201),
+        ("GET", "/v1/trace/{id}", "/v1/trace/{made}", String::new(), 200),
+        ("DELETE", "/v1/trace/{id}", "/v1/trace/{made}", String::new(), 200),
         ("POST", "/v1/measure/mtu", "/v1/measure/mtu", "{\"path\": \"b/0-0\"}".into(), 200),
         ("GET", "/v1/capacity/{id}", "/v1/capacity/4711", String::new(), 404),
         ("GET", "/v1/tokens", "/v1/tokens", String::new(), 200),
@@ -58,9 +62,13 @@ fn every_answer_of_a_live_mesh_is_as_the_document_says() {
         ("GET", "/v1/audit", "/v1/audit", String::new(), 200),
         ("POST", "/v1/down", "/v1/down", String::new(), 200),
     ];
+    let mut made = Value::Null;
     for (method, path, asked, body, expected) in &questions {
-        let (status, answer) = ask(gateway, method, asked, body);
+        let (status, answer) = ask(gateway, method, &asked.replace("{made}", &made.to_string()), body);
         assert_eq!(status, *expected, "{method} {asked}: {answer}");
+        if *path == "/v1/trace" {
+            made = serde_json::from_str::<Value>(&answer).expect("JSON")["id"].clone();
+        }
         document.check(method, path, status, &answer);
         let listed = |answer: &str| serde_json::from_str::<Value>(answer).map(|value| value["items"].clone());
         if *method == "GET" && ["/v1/sites", "/v1/paths", "/v1/flows", "/v1/events", "/v1/audit"].contains(path) {

@@ -12,6 +12,7 @@ use sdwan_tests::mesh::{Mesh, MeshOptions, UplinkRate};
 use sdwan_tests::traffic::{UdpReceiver, UdpSender, UdpSpec};
 use sdwan_tests::{needs_bed, tools};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use crate::{PATIENCE, host, mesh_on, two_sites};
 
@@ -73,17 +74,24 @@ fn metrics_are_served_on_both_families_and_nothing_else_is() {
     assert!(outcome.status.success(), "{}\n{body}", String::from_utf8_lossy(&outcome.stderr));
 }
 
+fn connect_from(source: &str) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    socket.bind(&address(&format!("{source}:0")).into()).expect("every address of 127.0.0.0/8 is ours");
+    socket.connect(&address("127.0.0.1:9586").into()).expect("it accepts");
+    socket.into()
+}
+
 #[test]
 fn clients_that_say_nothing_or_too_much_hold_nobody_up() {
     needs_bed!();
     let mesh = mesh();
     let namespace = mesh.gateway("a").namespace();
-    // As many as are served at a time, less one, keep silent; one sends headers without end.
-    let silent: Vec<TcpStream> = namespace
-        .run(|| (0..30).map(|_| TcpStream::connect("127.0.0.1:9586").expect("it accepts")).collect())
-        .expect("the namespace is there");
+    // More than are served of one address at a time keep silent; one sends headers without end. The others come from elsewhere.
+    let silent: Vec<TcpStream> =
+        namespace.run(|| (0..30).map(|_| connect_from("127.0.0.2")).collect()).expect("the namespace is there");
     let flood = || {
-        let mut stream = TcpStream::connect("127.0.0.1:9586").expect("it accepts");
+        let mut stream = connect_from("127.0.0.3");
         let line = format!("X-Padding: {}\r\n", "x".repeat(1_000));
         let sent = write!(stream, "GET /metrics HTTP/1.1\r\n")
             .and_then(|()| (0..10_000).try_for_each(|_| stream.write_all(line.as_bytes())));

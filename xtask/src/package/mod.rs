@@ -85,6 +85,14 @@ impl Arguments {
     }
 }
 
+/// Who makes the package, by the environment as Debian's own tools have it (`debchange(1)`).
+fn maintainer() -> String {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+    let name = set("DEBFULLNAME").unwrap_or_else(|| "whoever built this package".into());
+    let address = set("DEBEMAIL").or_else(|| set("EMAIL")).unwrap_or_else(|| "root@localhost".into());
+    format!("{name} <{address}>")
+}
+
 /// What Debian calls this machine's architecture.
 fn architecture() -> Result<&'static str> {
     match std::env::consts::ARCH {
@@ -112,16 +120,14 @@ fn package(binary: &Path, version: &str) -> Result<Package> {
         files.push(Entry::file(format!("usr/share/doc/sdwan/{name}"), document(name)?));
     }
     files.extend(manual_pages(binary)?);
-    let homepage = "https://github.com/sdwan/sdwan".to_owned();
     Ok(Package {
         control: vec![
             ("Package", NAME.into()),
             ("Version", version.into()),
             ("Architecture", architecture()?.into()),
-            ("Maintainer", "The sdwan authors <sdwan@example.net>".into()),
+            ("Maintainer", maintainer()),
             ("Section", "net".into()),
             ("Priority", "optional".into()),
-            ("Homepage", homepage),
             ("Depends", format!("libc6 (>= {}.{}), libgcc-s1", libc.0, libc.1)),
             ("Recommends", "iproute2".into()),
             ("Suggests", "wireguard-tools, bpftool, prometheus".into()),
