@@ -40,8 +40,8 @@ const CLOCK: &str = "/sys/class/rtc/rtc0/since_epoch";
 /// A run of all tiers, with the lints before it, is to be through within an hour. No virtual machine is started any more when the tiers before took so
 /// long, and one that was is ended after what is left, or after [`BOUNDED_TIMEOUT_S`], if that is less: only one that hangs gets
 /// there.
-const LAST_START: Duration = Duration::from_secs(30 * 60);
-const LAST_END: Duration = Duration::from_secs(42 * 60);
+const LAST_START: Duration = Duration::from_secs(34 * 60);
+const LAST_END: Duration = Duration::from_secs(45 * 60);
 const BOUNDED_TIMEOUT_S: u32 = 1_200;
 const COMPLETE_TIMEOUT_S: u32 = 7_200;
 

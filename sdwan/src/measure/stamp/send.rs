@@ -139,7 +139,7 @@ pub async fn run(
     let mut last_sent = begin;
     tokio::pin!(stop);
     loop {
-        let sending = plan.count.is_none_or(|count| session.counts().sent < count);
+        let sending = plan.count.is_none_or(|count| session.counts().sent + outside.refused < count);
         if !sending && !session.waits() {
             break;
         }
@@ -152,15 +152,16 @@ pub async fn run(
                 let transmitted = sequence.wrapping_add(1);
                 let timestamp = questions.write(sequence, transmitted, quality, now_unix_ns, &mut packet);
                 let now_ns = clock::now().0;
-                let taken = send(&socket, &packet, plan);
-                session.sent(timestamp, now_ns, now_unix_ns);
-                if let Err(source) = taken {
-                    if sequence == 0 {
-                        return Err(SendError::Send { target, source });
+                match send(&socket, &packet, plan) {
+                    Ok(()) => session.sent(timestamp, now_ns, now_unix_ns),
+                    // Not even one has left.
+                    Err(source) if sequence == 0 => return Err(SendError::Send { target, source }),
+                    // No packet of the session: the line didn't lose it, and its number is the next one's.
+                    Err(source) => {
+                        debug!("cannot send to {target}: {source}");
+                        outside.refused += 1;
+                        tell(Progress::Refused(sequence));
                     }
-                    debug!("cannot send to {target}: {source}");
-                    outside.refused += 1;
-                    tell(Progress::Refused(sequence));
                 }
                 last_sent = Instant::now();
             }
