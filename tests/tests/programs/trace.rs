@@ -61,8 +61,9 @@ fn each_packet_of_the_flow_is_told_with_what_was_decided_and_why() {
     programs.replace_set(VOICE, path_set(VOICE, &[(FIBRE, 0), (RADIO, 1)]));
     send(&programs, &spec);
     let old = ago(2 * DETECTION_NS);
-    // An emulated machine may have taken so long for what was before that the daemon seems to be away.
+    // An emulated machine may have taken so long for what was before that daemon and paths seem to be away.
     programs.change("config", 0, |config: &mut Config| config.heartbeat_ns = now_ns());
+    programs.change("path_live", RADIO, |live: &mut PathLive| live.last_reply_ns = now_ns());
     programs.change("path_live", FIBRE, |live: &mut PathLive| live.last_reply_ns = old);
     send(&programs, &spec);
     send(&programs, &spec);
