@@ -22,7 +22,7 @@ use super::flow::FlowSpec;
 use super::guard::{Guard, admit, admit_scraper, require};
 use super::metrics::{self, Snapshot};
 use super::openapi;
-use super::queries::{AddQuery, AuditListQuery, EventsQuery, MeasureMtu, TracedQuery};
+use super::queries::{AddQuery, AuditListQuery, EventsQuery, MeasureMtu, TracedQuery, in_range};
 use super::report::{ReportQuery, report};
 use super::request::{Changed, FlowFilter, Request};
 use super::server::{Api, Failure, MEASUREMENT_TIMEOUT};
@@ -31,7 +31,6 @@ use super::views::*;
 use crate::config::is_name;
 use crate::engine::policy::Policy;
 use crate::measure::clock;
-use crate::store::AuditQuery;
 
 /// Everything that can be asked, and the role that it takes.
 pub(super) fn endpoints() -> Vec<(Role, UtoipaMethodRouter<Api>)> {
@@ -156,11 +155,7 @@ async fn flows(
     filter: Result<Query<FlowFilter>, QueryRejection>,
 ) -> Result<Json<Listing<FlowView>>, Failure> {
     let filter = query(filter)?;
-    if !(1..=FlowFilter::MAX_LIMIT).contains(&filter.limit) {
-        let message =
-            format!("limit {} is out of range: write a number in 1..={}", filter.limit, FlowFilter::MAX_LIMIT);
-        return Err(Failure::wrong(message));
-    }
+    in_range("limit", filter.limit, FlowFilter::MAX_LIMIT).map_err(Failure::wrong)?;
     let limit = filter.limit;
     let flows = api.ask(|reply| Request::Flows(filter, reply)).await?;
     Ok(Json(Listing::limited(flows, limit)))
@@ -206,9 +201,13 @@ async fn remove_policy(
 }
 
 async fn flow(api: &Api, request: HttpRequest) -> Result<FlowSpec, Failure> {
-    let flow: FlowSpec = api.json(request).await?;
-    flow.check().map_err(|error| Failure::wrong(error.to_string()))?;
+    let flow = api.json(request).await?;
+    checked(&flow)?;
     Ok(flow)
+}
+
+fn checked(flow: &FlowSpec) -> Result<(), Failure> {
+    flow.check().map_err(|error| Failure::wrong(error.to_string()))
 }
 
 /// Which policy a flow matches.
@@ -232,12 +231,8 @@ async fn explain(State(api): State<Api>, request: HttpRequest) -> Result<Json<Ex
     responses((status = CREATED, description = "It has begun", body = TraceView)))]
 async fn trace(State(api): State<Api>, request: HttpRequest) -> Result<(StatusCode, Json<TraceView>), Failure> {
     let order: TraceOrder = api.json(request).await?;
-    order.flow.check().map_err(|error| Failure::wrong(error.to_string()))?;
-    if !(1..=TraceOrder::MOST_PER_SECOND).contains(&order.per_second) {
-        let most = TraceOrder::MOST_PER_SECOND;
-        let message = format!("per_second {} is out of range: write a number in 1..={most}", order.per_second);
-        return Err(Failure::wrong(message));
-    }
+    checked(&order.flow)?;
+    in_range("per_second", order.per_second, TraceOrder::MOST_PER_SECOND).map_err(Failure::wrong)?;
     Ok((StatusCode::CREATED, Json(api.ask(|reply| Request::Trace(order, reply)).await?)))
 }
 
@@ -334,8 +329,7 @@ async fn audit(
     options: Result<Query<AuditListQuery>, QueryRejection>,
 ) -> Result<Json<Listing<AuditView>>, Failure> {
     let options = query(options)?;
-    let limit = options.checked_limit().map_err(Failure::wrong)?;
-    let question = AuditQuery { since_unix_ns: options.since, limit: limit + 1 };
+    let question = options.to_store().map_err(Failure::wrong)?;
     let entries = api
         .stored(move |store| {
             // What was changed a moment ago is to be in it; a disk that takes nothing keeps nobody from reading.
@@ -343,13 +337,7 @@ async fn audit(
             store.audit(&question)
         })
         .await?;
-    let mut items: Vec<AuditView> = entries.into_iter().map(|(id, entry)| AuditView { id, entry }).collect();
-    let truncated = items.len() > limit;
-    if truncated {
-        // The latest ones were asked for: the one too many is the oldest.
-        items.remove(0);
-    }
-    Ok(Json(Listing { version: VERSION, items, truncated }))
+    Ok(Json(options.listing(entries)))
 }
 
 /// The tokens of viewers.
@@ -377,7 +365,7 @@ async fn add_token(
         let text = format!("{name:?} can't be the name of a token: use 1 to 32 of the characters a-z, 0-9 and -");
         return Err(Failure::wrong(text));
     }
-    let now = (clock::unix_ns() / 1_000_000_000) as i64;
+    let now = clock::unix_s();
     let expires = valid_s.map(|seconds| now.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX)));
     let wanted = serde_json::json!({ "name": name, "expires_unix_s": expires });
     let (owner, target, after) = (api.clone(), name.clone(), wanted.clone());

@@ -2,7 +2,7 @@
 //! up the daemon, or the others.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::warn;
 
 use super::access::Peer;
 use super::refusals::{Reason, Refusals};
@@ -75,6 +76,27 @@ impl Accept for TcpListener {
     }
 }
 
+/// Between two attempts to have an address.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Listens on a TCP address, as soon as this machine has it: that may be later, and is no reason for a gateway not to start.
+/// `what` can't be done meanwhile, and `key` of the configuration names the address, for the log.
+pub(super) async fn listen(address: SocketAddr, what: &str, key: &str) -> TcpListener {
+    let mut told = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) if !told => warn!(
+                target: "sdwan::api",
+                "cannot {what} on {address}, and will try again: {error}; `listen` in {key} names it"
+            ),
+            Err(_) => {}
+        }
+        told = true;
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 /// Serves a socket's clients until dropped.
 pub(super) async fn serve(listener: &impl Accept, router: Router, refusals: Arc<Refusals>) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS));
@@ -87,7 +109,7 @@ pub(super) async fn serve(listener: &impl Accept, router: Router, refusals: Arc<
             Ok(next) => next,
             Err(error) => {
                 // Out of file descriptors, most likely: give others time to close theirs.
-                tracing::warn!(target: "sdwan::api", "cannot accept a connection: {error}");
+                warn!(target: "sdwan::api", "cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -1,11 +1,13 @@
 //! What requests have in their URL and in their body.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::views::{EventView, Listing, VERSION};
+use super::views::{AuditView, EventView, Listing};
 use crate::engine::events::EventKind;
-use crate::store::EventQuery;
+use crate::store::{AuditEntry, AuditQuery, EventQuery, StoredEvent};
 
 /// Most events, or changes, in one answer.
 const MAX_EVENTS: usize = 10_000;
@@ -56,16 +58,27 @@ impl Default for AuditListQuery {
 }
 
 impl AuditListQuery {
-    /// The limit, if it is one. The error says what is wrong.
-    pub fn checked_limit(&self) -> Result<usize, String> {
-        limit(self.limit)
+    /// As a question to the store, for one change more than the limit. The error says what is wrong.
+    pub fn to_store(&self) -> Result<AuditQuery, String> {
+        in_range("limit", self.limit, MAX_EVENTS)?;
+        Ok(AuditQuery { since_unix_ns: self.since, limit: self.limit + 1 })
+    }
+
+    /// Changes as the API lists them.
+    pub fn listing(&self, entries: Vec<(i64, AuditEntry)>) -> Listing<AuditView> {
+        Listing::latest(entries.into_iter().map(|(id, entry)| AuditView { id, entry }).collect(), self.limit)
     }
 }
 
-fn limit(limit: usize) -> Result<usize, String> {
-    match (1..=MAX_EVENTS).contains(&limit) {
-        true => Ok(limit),
-        false => Err(format!("limit {limit} is out of range: write a number in 1..={MAX_EVENTS}")),
+/// A number of a request is at least 1 and no larger than this. The error says what to write.
+pub(super) fn in_range<T: Copy + PartialOrd + From<u8> + Display>(
+    name: &str,
+    number: T,
+    most: T,
+) -> Result<(), String> {
+    match (T::from(1)..=most).contains(&number) {
+        true => Ok(()),
+        false => Err(format!("{name} {number} is out of range: write a number in 1..={most}")),
     }
 }
 
@@ -96,7 +109,7 @@ impl Default for EventsQuery {
 impl EventsQuery {
     /// As a question to the store, for one event more than the limit. The error says what is wrong.
     pub fn to_store(&self) -> Result<EventQuery, String> {
-        limit(self.limit)?;
+        in_range("limit", self.limit, MAX_EVENTS)?;
         let kinds = self.kind.split(',').filter(|kind| !kind.is_empty()).map(|kind| kind.trim().parse::<EventKind>());
         Ok(EventQuery {
             since_unix_ns: self.since,
@@ -109,16 +122,13 @@ impl EventsQuery {
     }
 
     /// Events as the API lists them, cut to the limit at the right end.
-    pub fn listing(&self, events: Vec<crate::store::StoredEvent>) -> Listing<EventView> {
-        let mut items: Vec<EventView> = events
-            .into_iter()
-            .map(|event| EventView { id: event.id, time_unix_ns: event.time_unix_ns, event: event.event })
-            .collect();
-        if self.after.is_none() && items.len() > self.limit {
-            // The latest ones were asked for: the one too many is the oldest.
-            items.remove(0);
-            return Listing { version: VERSION, items, truncated: true };
+    pub fn listing(&self, events: Vec<StoredEvent>) -> Listing<EventView> {
+        let view =
+            |event: StoredEvent| EventView { id: event.id, time_unix_ns: event.time_unix_ns, event: event.event };
+        let items = events.into_iter().map(view).collect();
+        match self.after {
+            None => Listing::latest(items, self.limit),
+            Some(_) => Listing::limited(items, self.limit),
         }
-        Listing::limited(items, self.limit)
     }
 }

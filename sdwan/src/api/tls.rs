@@ -17,16 +17,14 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tracing::{info, warn};
+use tracing::info;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::access::{Fingerprint, Peer};
-use super::listen::{Accept, Io, Opening, serve};
+use super::listen::{Accept, Io, Opening, listen, serve};
 use super::refusals::{Reason, Refusals};
 use crate::config::ApiConfig;
 
-/// Between two attempts to have an address, which may come up later.
-const RETRY: Duration = Duration::from_secs(5);
 /// A client whose certificate is refused gets so long to read why.
 const LINGER: Duration = Duration::from_secs(1);
 /// Most that is read of what it still sends meanwhile, bytes.
@@ -138,19 +136,7 @@ impl Tls {
     }
 
     async fn listen(self, address: SocketAddr, router: Router, refusals: Arc<Refusals>) {
-        let mut told = false;
-        let listener = loop {
-            match TcpListener::bind(address).await {
-                Ok(listener) => break listener,
-                Err(error) if !told => warn!(
-                    target: "sdwan::api",
-                    "cannot serve the API on {address}, and will try again: {error}; `listen` in [api] names it"
-                ),
-                Err(_) => {}
-            }
-            told = true;
-            tokio::time::sleep(RETRY).await;
-        };
+        let listener = listen(address, "serve the API", "[api]").await;
         info!(target: "sdwan::api", "the API is served on https://{address}");
         serve(&TlsListener { listener, tls: self }, router, refusals).await;
     }

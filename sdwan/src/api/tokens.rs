@@ -68,7 +68,7 @@ impl Tokens {
     pub fn find(&self, token: &str) -> Option<String> {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.get(&hash(token))?;
-        let now = (clock::unix_ns() / 1_000_000_000) as i64;
+        let now = clock::unix_s();
         entry.expires_unix_s.is_none_or(|end| now < end).then(|| entry.name.clone())
     }
 }

@@ -54,6 +54,13 @@ impl<T> Listing<T> {
         items.truncate(limit);
         Self { version: VERSION, items, truncated }
     }
+
+    /// The same of items of which the latest, the last ones, were asked for: the one too many is the oldest.
+    pub fn latest(mut items: Vec<T>, limit: usize) -> Self {
+        let more = items.len().saturating_sub(limit);
+        items.drain(..more);
+        Self { version: VERSION, items, truncated: more > 0 }
+    }
 }
 
 /// How the gateway does as a whole.

@@ -6,9 +6,8 @@ use super::output::{Output, Tone};
 use super::{Context, Exit, when};
 use crate::api::client::ClientError;
 use crate::api::server::AuditListQuery;
-use crate::api::views::{AuditView, Listing, VERSION};
-use crate::config::Options;
-use crate::store::{AuditOutcome, AuditQuery, Reader};
+use crate::api::views::{AuditView, Listing};
+use crate::store::AuditOutcome;
 
 /// Options of `sdwan audit`.
 #[derive(clap::Args, Clone, Debug)]
@@ -33,7 +32,9 @@ impl Args {
         let query = AuditListQuery { since: since.transpose().map_err(anyhow::Error::msg)?, limit: self.limit };
         let listing = match context.client()?.audit(&query).await {
             Err(away @ (ClientError::NotRunning { .. } | ClientError::Gone { .. })) => {
-                let listing = from_database(context, &query, away)?;
+                let (_, database) = context.database(away)?;
+                let question = query.to_store().map_err(anyhow::Error::msg)?;
+                let listing = query.listing(database.audit(&question)?);
                 eprintln!("note: no daemon answers; these changes are from its database");
                 listing
             }
@@ -42,22 +43,6 @@ impl Args {
         context.output.print(&listing, |output| render(&listing, output))?;
         Ok(Exit::Ok)
     }
-}
-
-fn from_database(context: &Context, query: &AuditListQuery, away: ClientError) -> anyhow::Result<Listing<AuditView>> {
-    let config = context.load(Options::default())?;
-    if !config.site.database.exists() {
-        return Err(away.into());
-    }
-    let limit = query.checked_limit().map_err(anyhow::Error::msg)?;
-    let question = AuditQuery { since_unix_ns: query.since, limit: limit + 1 };
-    let entries = Reader::open(&config.site.database)?.audit(&question)?;
-    let mut items: Vec<AuditView> = entries.into_iter().map(|(id, entry)| AuditView { id, entry }).collect();
-    let truncated = items.len() > limit;
-    if truncated {
-        items.remove(0);
-    }
-    Ok(Listing { version: VERSION, items, truncated })
 }
 
 /// The lines.

@@ -7,10 +7,8 @@ use super::{Context, Exit, Format, when};
 use crate::api::client::ClientError;
 use crate::api::server::EventsQuery;
 use crate::api::views::{EventView, Listing};
-use crate::config::Options;
 use crate::engine::events::EventKind;
 use crate::engine::types::SiteId;
-use crate::store::Reader;
 
 /// How often `--follow` asks.
 const FOLLOW: Duration = Duration::from_millis(500);
@@ -59,7 +57,9 @@ impl Args {
         let client = context.client()?;
         let listing = match client.events(&query).await {
             Err(away @ (ClientError::NotRunning { .. } | ClientError::Gone { .. })) if !self.follow => {
-                let listing = from_database(context, &query, away)?;
+                let (_, database) = context.database(away)?;
+                let question = query.to_store().map_err(anyhow::Error::msg)?;
+                let listing = query.listing(database.events(&question)?);
                 eprintln!("note: no daemon answers; these events are from its database");
                 listing
             }
@@ -92,15 +92,6 @@ fn show(context: &Context, events: &[EventView]) -> anyhow::Result<()> {
         text.push('\n');
     }
     context.output.write(&text)
-}
-
-fn from_database(context: &Context, query: &EventsQuery, away: ClientError) -> anyhow::Result<Listing<EventView>> {
-    let config = context.load(Options::default())?;
-    if !config.site.database.exists() {
-        return Err(away.into());
-    }
-    let events = Reader::open(&config.site.database)?.events(&query.to_store().map_err(anyhow::Error::msg)?)?;
-    Ok(query.listing(events))
 }
 
 /// The lines.

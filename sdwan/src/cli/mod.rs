@@ -44,6 +44,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::client::{Client, ClientError};
 use crate::config::{Config, ConfigError, Options};
+use crate::store::Reader;
 use output::Output;
 
 const EXIT_CODES: &str = "\
@@ -228,6 +229,19 @@ impl Context {
     /// The configuration with these options over it, and the global ones.
     fn load(&self, options: Options) -> Result<Config, ConfigError> {
         crate::config::load(&with_global(options, &self.global))
+    }
+
+    /// The database, for a command that can be answered from it, too; `away` says why the daemon doesn't.
+    ///
+    /// # Errors
+    /// When it can't be read, and where there is none, `away`.
+    fn database(&self, away: ClientError) -> anyhow::Result<(Config, Reader)> {
+        let config = self.load(Options::default())?;
+        if !config.site.database.exists() {
+            return Err(away.into());
+        }
+        let reader = Reader::open(&config.site.database)?;
+        Ok((config, reader))
     }
 
     /// The daemon's client.

@@ -153,6 +153,11 @@ pub(super) fn decimal(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.1}"))
 }
 
+/// Numbers of both directions, to the peer and from it.
+pub(super) fn both(forward: Option<f64>, backward: Option<f64>) -> String {
+    format!("{}/{}", decimal(forward), decimal(backward))
+}
+
 /// Seconds as the two largest units: `3d4h`, `2m5s`.
 pub(super) fn age(seconds: u64) -> String {
     let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];

@@ -1,6 +1,6 @@
 //! `sdwan paths`.
 
-use super::output::{Output, Tone, age, decimal, number, short, toned};
+use super::output::{Output, Tone, age, both, decimal, number, short, toned};
 use super::watch::Watch;
 use super::{Context, Exit};
 use crate::api::client::Client;
@@ -62,12 +62,7 @@ pub(super) fn state(state: PathState, degraded: bool) -> (&'static str, Tone) {
 
 const NO_PATH: &str = "no path: no remote site is known, or no uplink is up (`sdwan status`)\n";
 
-/// Towards the peer, and from it.
-fn both(forward: Option<f64>, backward: Option<f64>) -> String {
-    format!("{}/{}", decimal(forward), decimal(backward))
-}
-
-fn uplinks(path: &PathView) -> String {
+pub(super) fn uplinks(path: &PathView) -> String {
     format!("{}→{}", path.local_uplink, path.remote_uplink)
 }
 

@@ -14,7 +14,7 @@ use crate::api::client::ClientError;
 use crate::api::views::{DoneView, Listing, PolicySource, PolicyTestView, PolicyView};
 use crate::config::{self, Config, Inadmissible, Options};
 use crate::engine::policy::{Dscp, Match, Mode, Policy, PortRange, Preference, Protocol, Sla, Sticky};
-use crate::store::{AuditEntry, AuditOutcome, Reader, Record, StateLock, Store};
+use crate::store::{AuditEntry, AuditOutcome, Reader, StateLock, Store};
 
 /// Options of `sdwan policies`.
 #[derive(clap::Args, Clone, Debug)]
@@ -306,7 +306,7 @@ fn stored(store: &Store, names: &[&str]) -> anyhow::Result<serde_json::Value> {
 fn audit(store: &Store, action: &str, target: &str, before: serde_json::Value, after: serde_json::Value) {
     let pid = i32::try_from(std::process::id()).ok();
     let caller = Caller::local(nix::unistd::geteuid().as_raw(), pid);
-    store.record(Record::Audit(Box::new(AuditEntry {
+    let entry = AuditEntry {
         time_unix_ns: when::now_ns(),
         who: caller.who,
         via: "offline".into(),
@@ -318,7 +318,8 @@ fn audit(store: &Store, action: &str, target: &str, before: serde_json::Value, a
         after,
         outcome: AuditOutcome::Done,
         message: "stored while the daemon was not running".into(),
-    })));
+    };
+    crate::api::audit::record(store, entry);
 }
 
 /// The table.

@@ -158,7 +158,7 @@ impl Core {
         uplinks: Vec<(UplinkIndex, String)>,
     ) {
         self.store.record(Record::Site(Box::new(SiteRecord {
-            time_unix_s: (clock::unix_ns() / 1_000_000_000) as i64,
+            time_unix_s: clock::unix_s(),
             id,
             name: name.into(),
             state: state.into(),

@@ -24,6 +24,11 @@ pub fn unix_ns() -> u64 {
     nanoseconds(ClockId::CLOCK_REALTIME)
 }
 
+/// `CLOCK_REALTIME` now, whole seconds since 1970 UTC.
+pub fn unix_s() -> i64 {
+    (unix_ns() / 1_000_000_000) as i64
+}
+
 /// `CLOCK_REALTIME - CLOCK_MONOTONIC`, which changes when the wall clock is set, and how far off the times may be that the
 /// programs make of it.
 pub fn wall_clock() -> WallClock {

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::super::output::{decimal, short};
 use super::super::when;
 use super::plot::{At, line, shares};
-use super::{gaps, share, span};
-use crate::api::views::{AvailabilityView, ClassReport, PathReport, ProviderReport, QualityView, ReportView, StepView};
+use super::{gaps, minute, quality_cells, share, sla, span, up_cells, uplinks};
+use crate::api::views::{ClassReport, PathReport, ProviderReport, ReportView, StepView};
 
 /// With more paths than this, their plots are folded up at first.
 const UNFOLDED: usize = 8;
@@ -68,10 +68,6 @@ fn section(page: &mut String, title: &str, content: &str) {
     }
 }
 
-fn minute(unix_s: i64) -> String {
-    when::minute(unix_s.saturating_mul(1_000_000_000))
-}
-
 /// Text that can't be taken for markup.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -127,20 +123,6 @@ const QUALITY: [(&str, Column); 4] = [
 ];
 const TRAFFIC: [(&str, Column); 2] = [("bytes out", Column::Number), ("bytes in", Column::Number)];
 
-fn up_cells(up: &AvailabilityView) -> [String; 3] {
-    [share(up.availability_pct), span(up.down_s), span(up.unknown_s)]
-}
-
-fn quality_cells(quality: &QualityView) -> [String; 4] {
-    let both = |out, back| format!("{}/{}", decimal(out), decimal(back));
-    [
-        decimal(quality.rtt_ms),
-        both(quality.jitter_forward_ms, quality.jitter_backward_ms),
-        both(quality.loss_forward_pct, quality.loss_backward_pct),
-        decimal(quality.mos),
-    ]
-}
-
 fn providers(view: &ReportView) -> String {
     if view.providers.is_empty() {
         return String::new();
@@ -175,7 +157,7 @@ fn classes(view: &ReportView) -> String {
             span(kept.broken_s),
             span(kept.without_path_s),
             span(kept.unknown_s),
-            if class.sla.is_empty() { "none".into() } else { class.sla.clone() },
+            sla(class).to_owned(),
         ]
     };
     let headings = [
@@ -231,10 +213,6 @@ fn paths(view: &ReportView) -> String {
         html.push_str(&path_details(view, path));
     }
     html
-}
-
-fn uplinks(path: &PathReport) -> String {
-    format!("{}→{}", path.local_uplink, path.remote_uplink)
 }
 
 fn path_details(view: &ReportView, path: &PathReport) -> String {

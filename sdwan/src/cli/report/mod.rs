@@ -11,13 +11,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::output::Output;
+use super::output::{Output, both, decimal};
 use super::{Context, Exit, Format, when};
 use crate::api::client::ClientError;
 use crate::api::report::{ReportQuery, report};
-use crate::api::views::ReportView;
-use crate::config::Options;
-use crate::store::Reader;
+use crate::api::views::{AvailabilityView, ClassReport, PathReport, QualityView, ReportView};
 use crate::trust::state::SiteFiles;
 
 /// Options of `sdwan report`.
@@ -81,11 +79,8 @@ impl Args {
         let span = query.span().map_err(anyhow::Error::msg)?;
         match context.client()?.report(&query).await {
             Err(away @ (ClientError::NotRunning { .. } | ClientError::Gone { .. })) => {
-                let config = context.load(Options::default())?;
-                if !config.site.database.exists() {
-                    return Err(away.into());
-                }
-                let view = report(&Reader::open(&config.site.database)?, span)?;
+                let (config, reader) = context.database(away)?;
+                let view = report(&reader, span)?;
                 eprintln!("note: no daemon answers; this report is from its database");
                 // The name is a nicety: whoever may read the database may not read the keys.
                 let name = SiteFiles::new(&config.site.state_dir).load().ok().and_then(|state| state.certificate);
@@ -112,6 +107,36 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     written.with_context(|| format!("cannot write {}: check the directory, or choose another file", file.display()))
 }
 
+/// `2026-11-23 09:19`, UTC.
+fn minute(unix_s: i64) -> String {
+    when::minute(unix_s.saturating_mul(1_000_000_000))
+}
+
+/// Uplink pair of a path.
+fn uplinks(path: &PathReport) -> String {
+    format!("{}→{}", path.local_uplink, path.remote_uplink)
+}
+
+/// Bounds of a class.
+fn sla(class: &ClassReport) -> &str {
+    if class.sla.is_empty() { "none" } else { &class.sla }
+}
+
+/// For how long something was up: the share, down, and not watched.
+fn up_cells(up: &AvailabilityView) -> [String; 3] {
+    [share(up.availability_pct), span(up.down_s), span(up.unknown_s)]
+}
+
+/// Round-trip time, jitter and loss out and in, and MOS.
+fn quality_cells(quality: &QualityView) -> [String; 4] {
+    [
+        decimal(quality.rtt_ms),
+        both(quality.jitter_forward_ms, quality.jitter_backward_ms),
+        both(quality.loss_forward_pct, quality.loss_backward_pct),
+        decimal(quality.mos),
+    ]
+}
+
 /// `99.95`: never more than it was. `-`: nothing is known.
 fn share(percent: Option<f64>) -> String {
     percent.map_or_else(|| "-".into(), |percent| format!("{:.3}", (percent * 1e3).floor() / 1e3))
@@ -129,7 +154,6 @@ fn span(seconds: f64) -> String {
 /// What can't be told, for people; each is a sentence.
 fn gaps(view: &ReportView) -> Vec<String> {
     let mut gaps = Vec::new();
-    let minute = |seconds: i64| when::minute(seconds.saturating_mul(1_000_000_000));
     match view.history_begins_unix_s {
         None => gaps.push("nothing was recorded yet: the daemon writes every 10 s".into()),
         Some(begins) if begins > view.since_unix_s + 60 => {

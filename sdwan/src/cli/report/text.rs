@@ -1,16 +1,15 @@
 //! The report as text, in 80 columns.
 
-use super::super::output::{Output, decimal, number, short};
+use super::super::output::{Output, number, short};
 use super::super::when;
-use super::{gaps, share, span};
-use crate::api::views::{QualityView, ReportView};
+use super::{gaps, minute, quality_cells, share, sla, span, up_cells, uplinks};
+use crate::api::views::ReportView;
 
 /// Failovers that are listed one by one, the latest ones; JSON and HTML have more.
 const LISTED: usize = 10;
 
 /// The whole report.
 pub(super) fn render(view: &ReportView, output: &Output) -> String {
-    let minute = |seconds: i64| when::minute(seconds.saturating_mul(1_000_000_000));
     let of = view.site_name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
     let length = span((view.until_unix_s - view.since_unix_s) as f64);
     let mut text =
@@ -29,31 +28,13 @@ pub(super) fn render(view: &ReportView, output: &Output) -> String {
     text
 }
 
-fn both(forward: Option<f64>, backward: Option<f64>) -> String {
-    format!("{}/{}", decimal(forward), decimal(backward))
-}
-
-fn quality(quality: &QualityView) -> [comfy_table::Cell; 4] {
-    [
-        number(decimal(quality.rtt_ms)),
-        number(both(quality.jitter_forward_ms, quality.jitter_backward_ms)),
-        number(both(quality.loss_forward_pct, quality.loss_backward_pct)),
-        number(decimal(quality.mos)),
-    ]
-}
-
 fn providers(view: &ReportView, output: &Output) -> Option<String> {
     let headings = ["UPLINK", "UP %", "DOWN", "UNKNOWN", "RTT", "JITTER", "LOSS", "MOS", "SENT", "GOT"];
     let mut table = output.table(&headings);
     for provider in &view.providers {
-        let up = &provider.availability;
-        let mut row = vec![
-            provider.name.clone().into(),
-            number(share(up.availability_pct)),
-            number(span(up.down_s)),
-            number(span(up.unknown_s)),
-        ];
-        row.extend(quality(&provider.quality));
+        let mut row = vec![provider.name.clone().into()];
+        row.extend(up_cells(&provider.availability).map(number));
+        row.extend(quality_cells(&provider.quality).map(number));
         row.extend([number(short(provider.sent_bytes)), number(short(provider.received_bytes))]);
         table.add_row(row);
     }
@@ -64,16 +45,10 @@ fn paths(view: &ReportView, output: &Output) -> Option<String> {
     let mut table =
         output.table(&["SITE", "UPLINKS", "UP %", "DOWN", "UNKNOWN", "FALLS", "RTT", "JITTER", "LOSS", "MOS"]);
     for path in &view.paths {
-        let up = &path.availability;
-        let mut row = vec![
-            path.site_name.clone().into(),
-            format!("{}→{}", path.local_uplink, path.remote_uplink).into(),
-            number(share(up.availability_pct)),
-            number(span(up.down_s)),
-            number(span(up.unknown_s)),
-            number(path.falls.values().sum::<u64>()),
-        ];
-        row.extend(quality(&path.quality));
+        let mut row = vec![path.site_name.clone().into(), uplinks(path).into()];
+        row.extend(up_cells(&path.availability).map(number));
+        row.push(number(path.falls.values().sum::<u64>()));
+        row.extend(quality_cells(&path.quality).map(number));
         table.add_row(row);
     }
     (!view.paths.is_empty()).then(|| output.text(&mut table))
@@ -83,7 +58,6 @@ fn classes(view: &ReportView, output: &Output) -> Option<String> {
     let mut table = output.table(&["SITE", "CLASS", "KEPT %", "BROKEN", "NO PATH", "UNKNOWN", "SLA"]);
     for class in &view.classes {
         let kept = &class.compliance;
-        let sla = if class.sla.is_empty() { "none" } else { class.sla.as_str() };
         table.add_row(vec![
             class.site_name.clone().into(),
             class.class.clone().into(),
@@ -91,7 +65,7 @@ fn classes(view: &ReportView, output: &Output) -> Option<String> {
             number(span(kept.broken_s)),
             number(span(kept.without_path_s)),
             number(span(kept.unknown_s)),
-            sla.into(),
+            sla(class).into(),
         ]);
     }
     (!view.classes.is_empty()).then(|| output.text(&mut table))

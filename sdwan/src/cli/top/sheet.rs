@@ -1,7 +1,7 @@
 //! Tables of what is known: rows of cells that can be sorted and filtered.
 
 use super::super::output::{Tone, age, decimal, short};
-use super::super::{flows, paths, when};
+use super::super::{flows, output, paths, when};
 use super::state::{State, Tab, flow_key, path_key, policy_key};
 use crate::api::flow::Endpoint;
 use crate::engine::events::EventKind;
@@ -173,7 +173,7 @@ fn measured(value: Option<f64>) -> Cell {
 
 fn both(forward: Option<f64>, backward: Option<f64>) -> Cell {
     let worst = forward.into_iter().chain(backward).reduce(f64::max);
-    Cell::number(format!("{}/{}", decimal(forward), decimal(backward)), worst)
+    Cell::number(output::both(forward, backward), worst)
 }
 
 fn path_rows(state: &State) -> Vec<Vec<Cell>> {
@@ -182,7 +182,7 @@ fn path_rows(state: &State) -> Vec<Vec<Cell>> {
         let rates = state.rates.get(&path_key(path));
         vec![
             Cell::text(path.site_name.clone()),
-            Cell::text(format!("{}→{}", path.local_uplink, path.remote_uplink)),
+            Cell::text(paths::uplinks(path)),
             Cell::toned(name, tone),
             Cell::number(format!("{:.0}", path.score), Some(path.score)),
             measured(path.rtt_ms),

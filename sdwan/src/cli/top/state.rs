@@ -166,12 +166,12 @@ impl State {
             KeyCode::Char(digit @ '1'..='4') => self.tab = Tab::ALL[digit as usize - '1' as usize],
             KeyCode::Char('s') => self.sort_by_next(),
             KeyCode::Char('r') => self.looks[self.tab as usize].reverse ^= true,
-            KeyCode::Down | KeyCode::Char('j') => self.select(|at, _| at.saturating_add(1)),
-            KeyCode::Up | KeyCode::Char('k') => self.select(|at, _| at.saturating_sub(1)),
-            KeyCode::PageDown => self.select(|at, _| at.saturating_add(PAGE)),
-            KeyCode::PageUp => self.select(|at, _| at.saturating_sub(PAGE)),
-            KeyCode::Home => self.select(|_, _| 0),
-            KeyCode::End => self.select(|_, rows| rows),
+            KeyCode::Down | KeyCode::Char('j') => self.select(|at| at.saturating_add(1)),
+            KeyCode::Up | KeyCode::Char('k') => self.select(|at| at.saturating_sub(1)),
+            KeyCode::PageDown => self.select(|at| at.saturating_add(PAGE)),
+            KeyCode::PageUp => self.select(|at| at.saturating_sub(PAGE)),
+            KeyCode::Home => self.select(|_| 0),
+            KeyCode::End => self.select(|_| usize::MAX),
             _ => {}
         }
         self.keep_selected();
@@ -206,10 +206,10 @@ impl State {
         look.reverse = false;
     }
 
-    fn select(&mut self, to: impl FnOnce(usize, usize) -> usize) {
-        let rows = self.sheet().rows.len();
+    /// Beyond the last row is the last one: [`Self::keep_selected`] follows every key.
+    fn select(&mut self, to: impl FnOnce(usize) -> usize) {
         let look = &mut self.looks[self.tab as usize];
-        look.selected = to(look.selected, rows);
+        look.selected = to(look.selected);
     }
 
     /// The marked row is one that there is.
