@@ -12,7 +12,7 @@ use super::views::{
 use crate::engine::events::EventKind;
 use crate::engine::path::Cause;
 use crate::engine::sets::MoveReason;
-use crate::engine::types::{PathKey, UplinkIndex};
+use crate::engine::types::{PathKey, SiteId, UplinkIndex};
 use crate::store::{
     ClassSums, EventQuery, PathHistory, PathSums, Reader, Span, SpanHistory, StoreError, StoredEvent, UplinkSums,
 };
@@ -67,17 +67,20 @@ pub fn report(reader: &Reader, span: Span) -> Result<ReportView, StoreError> {
 /// Names of paths.
 struct Names {
     local: HashMap<UplinkIndex, String>,
-    paths: HashMap<PathKey, (String, String)>,
+    sites: HashMap<SiteId, String>,
+    /// Of the remote uplinks.
+    remote: HashMap<PathKey, String>,
 }
 
 impl Names {
     fn new(history: &SpanHistory) -> Self {
         let local: HashMap<UplinkIndex, String> = history.uplink_names.iter().cloned().collect();
-        let name = |path: &PathHistory| {
-            let remote = path.remote_name.clone().unwrap_or_else(|| path.path.tunnel.remote.to_string());
-            (path.path, (path.site_name.clone(), remote))
-        };
-        Self { local, paths: history.paths.iter().map(name).collect() }
+        let remote = |path: &PathHistory| Some((path.path, path.remote_name.clone()?));
+        Self {
+            local,
+            sites: history.paths.iter().map(|path| (path.path.site, path.site_name.clone())).collect(),
+            remote: history.paths.iter().filter_map(remote).collect(),
+        }
     }
 
     fn local(&self, uplink: UplinkIndex) -> String {
@@ -85,13 +88,15 @@ impl Names {
     }
 
     fn site(&self, path: &PathKey) -> String {
-        let of_site = self.paths.iter().find(|(known, _)| known.site == path.site);
-        of_site.map_or_else(|| path.site.to_string(), |(_, (site, _))| site.clone())
+        self.sites.get(&path.site).cloned().unwrap_or_else(|| path.site.to_string())
+    }
+
+    fn remote(&self, path: &PathKey) -> String {
+        self.remote.get(path).cloned().unwrap_or_else(|| path.tunnel.remote.to_string())
     }
 
     fn uplinks(&self, path: &PathKey) -> String {
-        let remote = self.paths.get(path).map_or_else(|| path.tunnel.remote.to_string(), |(_, remote)| remote.clone());
-        format!("{}→{remote}", self.local(path.tunnel.local))
+        format!("{}→{}", self.local(path.tunnel.local), self.remote(path))
     }
 }
 
@@ -163,7 +168,7 @@ fn path_report(span: &Span, history: &PathHistory, names: &Names, falls: Option<
         site_name: history.site_name.clone(),
         tunnel,
         local_uplink: names.local(tunnel.local),
-        remote_uplink: history.remote_name.clone().unwrap_or_else(|| tunnel.remote.to_string()),
+        remote_uplink: names.remote(&history.path),
         availability: AvailabilityView::new(span.to - span.from, sums.known_ms, sums.up_ms),
         quality: quality(&sums),
         sent_bytes: bytes(sums.sent_bytes),

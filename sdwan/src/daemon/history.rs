@@ -122,7 +122,7 @@ impl Core {
         let sites: Vec<SiteId> = self.engine.sites().map(|site| site.remote().id).collect();
         self.history.round = Some(Round {
             began: now,
-            time_unix_s: (clock::unix_ns() / 1_000_000_000) as i64,
+            time_unix_s: clock::unix_s(),
             elapsed: self.history.elapsed(now),
             sites: sites.into_iter(),
             counters: self.reader.all_path_stats(count).unwrap_or_default(),
@@ -246,28 +246,9 @@ fn path_metrics(path: PathKey, state: &Path, watched: Watched, tcp: &TcpRttSumma
 /// The record of a path that nobody hears anything of.
 fn absent_metrics(path: PathKey, watched: Watched, time_unix_s: i64) -> PathMetrics {
     PathMetrics {
-        time_unix_s,
-        path,
-        up: false,
         known_ms: whole_ms(watched.known),
         up_ms: whole_ms(watched.up),
-        score: 0.0,
-        rtt_ms: None,
-        jitter_forward_ms: 0.0,
-        jitter_backward_ms: 0.0,
-        loss_forward_pct: None,
-        loss_backward_pct: None,
-        mos: None,
-        data_loss_forward_pct: None,
-        data_loss_forward_packets: 0,
-        data_loss_backward_pct: None,
-        data_loss_backward_packets: 0,
-        tcp_rtt_ms: None,
-        tcp_rtt_min_ms: None,
-        sent_packets: 0,
-        sent_bytes: 0,
-        received_packets: 0,
-        received_bytes: 0,
+        ..PathMetrics::unmeasured(path, time_unix_s)
     }
 }
 

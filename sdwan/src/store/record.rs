@@ -82,6 +82,36 @@ pub struct PathMetrics {
     pub received_bytes: u64,
 }
 
+impl PathMetrics {
+    /// Of a path that is down, and that nothing else is known of: not even for how long.
+    pub fn unmeasured(path: PathKey, time_unix_s: i64) -> Self {
+        Self {
+            time_unix_s,
+            path,
+            up: false,
+            known_ms: 0,
+            up_ms: 0,
+            score: 0.0,
+            rtt_ms: None,
+            jitter_forward_ms: 0.0,
+            jitter_backward_ms: 0.0,
+            loss_forward_pct: None,
+            loss_backward_pct: None,
+            mos: None,
+            data_loss_forward_pct: None,
+            data_loss_forward_packets: 0,
+            data_loss_backward_pct: None,
+            data_loss_backward_packets: 0,
+            tcp_rtt_ms: None,
+            tcp_rtt_min_ms: None,
+            sent_packets: 0,
+            sent_bytes: 0,
+            received_packets: 0,
+            received_bytes: 0,
+        }
+    }
+}
+
 /// How a local uplink did since the previous record of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UplinkMetrics {

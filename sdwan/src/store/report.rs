@@ -3,10 +3,11 @@
 //! History is kept at three resolutions. A span takes the one that fits its length, the coarser one for what is too old
 //! for that, and the finer ones for what has not been rolled up yet, so that no moment counts twice.
 
-use rusqlite::params;
+use rusqlite::types::FromSql;
+use rusqlite::{Params, params};
 
+use super::StoreError;
 use super::query::{Reader, Resolution};
-use super::{Store, StoreError};
 use crate::engine::types::{PathKey, SiteId, TunnelKey, UplinkIndex};
 
 /// Steps of a series, s: the first that makes few enough of them.
@@ -205,13 +206,15 @@ impl Reader {
                 "SELECT min(begin) FROM (SELECT min(time_s) AS begin FROM path_metrics WHERE resolution_s = 0
                  UNION ALL SELECT min(time_s) FROM path_metrics WHERE resolution_s = 60
                  UNION ALL SELECT min(time_s) FROM path_metrics WHERE resolution_s = 3600)",
+                [],
             )?,
-            events_begin_ns: self.first("SELECT min(time_ns) FROM events")?,
+            events_begin_ns: self.first("SELECT min(time_ns) FROM events", [])?,
         })
     }
 
-    fn first(&self, sql: &str) -> Result<Option<i64>, StoreError> {
-        Ok(self.rows(sql, [], |row| row.get::<_, Option<i64>>(0))?.into_iter().flatten().next())
+    /// The only value of the only row; `None` without a row, and for NULL.
+    fn first<T: FromSql>(&self, sql: &str, parameters: impl Params) -> Result<Option<T>, StoreError> {
+        Ok(self.rows(sql, parameters, |row| row.get::<_, Option<T>>(0))?.into_iter().flatten().next())
     }
 
     /// Which resolution stands for which part of the span, oldest first.
@@ -221,17 +224,15 @@ impl Reader {
         // is in the interval of the coarser one; where there is none, nothing has.
         let begin = |resolution: Resolution, coarser: i64| -> Result<i64, StoreError> {
             let sql = "SELECT min(time_s) FROM path_metrics WHERE resolution_s = ?1";
-            let found = self.rows(sql, [resolution.seconds()], |row| row.get::<_, Option<i64>>(0))?;
-            let Some(first) = found.into_iter().flatten().next() else { return Ok(i64::MAX) };
+            let Some(first) = self.first::<i64>(sql, [resolution.seconds()])? else { return Ok(i64::MAX) };
             let interval = first.div_euclid(coarser) * coarser;
             let sql = "SELECT EXISTS (SELECT 1 FROM path_metrics WHERE resolution_s = ?1 AND time_s = ?2)";
-            let covered = self.rows(sql, [coarser, interval], |row| row.get::<_, bool>(0))?;
-            let covered = interval < first && covered.into_iter().next().unwrap_or(false);
+            let covered = interval < first && self.first(sql, [coarser, interval])?.unwrap_or(false);
             Ok(if covered { interval + coarser } else { interval })
         };
         let end = |resolution: Resolution| -> Result<i64, StoreError> {
             let sql = "SELECT until_s FROM rollups WHERE resolution_s = ?1";
-            Ok(self.rows(sql, [resolution.seconds()], |row| row.get(0))?.into_iter().next().unwrap_or(i64::MIN))
+            Ok(self.first(sql, [resolution.seconds()])?.unwrap_or(i64::MIN))
         };
         let (hours, minutes) = match span.base {
             Hour => (end(Hour)?, end(Minute)?),
@@ -372,13 +373,6 @@ impl Reader {
     fn uplink_names(&self) -> Result<Vec<(UplinkIndex, String)>, StoreError> {
         let rows = self.rows("SELECT idx, name FROM uplinks ORDER BY idx", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.into_iter().filter_map(|(index, name)| Some((UplinkIndex::new(index)?, name))).collect())
-    }
-}
-
-impl Store {
-    /// See [`Reader::span_history`].
-    pub fn span_history(&self, span: Span) -> Result<SpanHistory, StoreError> {
-        self.read(|reader| reader.span_history(span))
     }
 }
 

@@ -118,7 +118,7 @@ fn the_bounds_of_a_class_are_those_that_it_had_last() {
     store.record(site(&[(1, "dsl")]));
     store.record(site(&[]));
     store.flush().unwrap();
-    let history = store.span_history(Span::new(START_S, START_S + 60)).unwrap();
+    let history = store.read(|reader| reader.span_history(Span::new(START_S, START_S + 60))).unwrap();
     assert_eq!(history.classes.len(), 1, "one class, whatever its bounds were");
     assert_eq!((history.classes[0].sla.as_str(), history.classes[0].kept_ms), ("loss 2 %", 14_000));
     let name = store.read(|reader| reader.rows("SELECT name FROM remote_uplinks", [], |row| row.get::<_, String>(0)));

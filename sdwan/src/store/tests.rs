@@ -45,8 +45,6 @@ fn event(time: i64, kind: EventKind) -> Record {
 
 pub(super) fn metrics(time: i64, rtt: f64) -> Record {
     Record::PathMetrics(Box::new(PathMetrics {
-        time_unix_s: time,
-        path: path_key(),
         up: true,
         known_ms: 10_000,
         up_ms: 9_000,
@@ -55,18 +53,12 @@ pub(super) fn metrics(time: i64, rtt: f64) -> Record {
         jitter_forward_ms: 1.0,
         jitter_backward_ms: 2.0,
         loss_forward_pct: Some(0.0),
-        loss_backward_pct: None,
         mos: Some(4.2),
-        data_loss_forward_pct: None,
-        data_loss_forward_packets: 0,
-        data_loss_backward_pct: None,
-        data_loss_backward_packets: 0,
-        tcp_rtt_ms: None,
-        tcp_rtt_min_ms: None,
         sent_packets: 10,
         sent_bytes: 1_000,
         received_packets: 20,
         received_bytes: 2_000,
+        ..PathMetrics::unmeasured(path_key(), time)
     }))
 }
 

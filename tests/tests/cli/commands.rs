@@ -291,8 +291,6 @@ fn an_hour_of_history(store: &Store) {
         let (time_unix_s, up) = (now - number * 10, number > 75);
         let up_ms = if up { 10_000 } else { 0 };
         store.record(Record::PathMetrics(Box::new(PathMetrics {
-            time_unix_s,
-            path,
             up,
             known_ms: 10_000,
             up_ms,
@@ -303,16 +301,11 @@ fn an_hour_of_history(store: &Store) {
             loss_forward_pct: Some(0.0),
             loss_backward_pct: Some(0.5),
             mos: Some(4.2),
-            data_loss_forward_pct: None,
-            data_loss_forward_packets: 0,
-            data_loss_backward_pct: None,
-            data_loss_backward_packets: 0,
-            tcp_rtt_ms: None,
-            tcp_rtt_min_ms: None,
             sent_packets: 10,
             sent_bytes: 1_000,
             received_packets: 20,
             received_bytes: 2_000,
+            ..PathMetrics::unmeasured(path, time_unix_s)
         })));
         store.record(Record::UplinkMetrics(UplinkMetrics { time_unix_s, uplink: index(0), known_ms: 10_000, up_ms }));
         let times = Times { kept: second * 9, broken: second, ..Times::default() };
