@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use sdwan::api::views::{ExplainView, FlowView, Listing, PathView, SiteView, StatusView};
+use sdwan::dataplane::{self, Layout, Reader};
 use sdwan::engine::path::PathState;
 use serde::de::DeserializeOwned;
 
@@ -252,6 +253,19 @@ impl Gateway {
     /// The gateway's namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Reads the maps of its data path. No daemon is asked: it may be dead.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn read_maps<T: Send>(
+        &self,
+        read: impl FnOnce(&Reader) -> std::result::Result<T, dataplane::Error> + Send,
+    ) -> Result<T> {
+        let layout = Layout::new(Path::new("/sys/fs/bpf/sdwan"));
+        let outcome = self.namespace.run(|| read(&Reader::open(&layout)?))?;
+        outcome.map_err(|error| BedError::Plan(format!("the maps of {} can't be read: {error}", self.name)))
     }
 
     /// Directory of the site's state.

@@ -5,7 +5,7 @@ use std::io;
 
 /// By number (`capability.h`): what the daemon can't do without. The last two are for the programs: the verifier takes
 /// their pointer arithmetic from nobody without `CAP_PERFMON`.
-pub const NEEDED: [(u32, &str); 5] = [
+const NEEDED: [(u32, &str); 5] = [
     (10, "CAP_NET_BIND_SERVICE"),
     (NET_ADMIN, "CAP_NET_ADMIN"),
     (13, "CAP_NET_RAW"),
@@ -15,11 +15,11 @@ pub const NEEDED: [(u32, &str); 5] = [
 /// `CAP_NET_ADMIN`.
 pub const NET_ADMIN: u32 = 12;
 /// `CAP_PERFMON`.
-pub const PERFMON: u32 = 38;
+const PERFMON: u32 = 38;
 /// `CAP_BPF`.
-pub const BPF: u32 = 39;
+const BPF: u32 = 39;
 /// `CAP_SYS_ADMIN`: includes those two.
-pub const SYS_ADMIN: u32 = 21;
+const SYS_ADMIN: u32 = 21;
 /// No kernel has more capabilities than this.
 const MOST: u32 = 64;
 
@@ -67,6 +67,12 @@ impl Set {
         let programs = 1 << PERFMON | 1 << BPF;
         let instead = if self.0 & programs == programs { 0 } else { 1 << SYS_ADMIN };
         Self(self.0 & (wanted | instead))
+    }
+
+    /// Names of what the daemon needs and isn't among them.
+    pub fn lacking(self) -> impl Iterator<Item = &'static str> {
+        let held = move |number| self.has(number) || matches!(number, PERFMON | BPF) && self.has(SYS_ADMIN);
+        NEEDED.iter().filter(move |(number, _)| !held(*number)).map(|(_, name)| *name)
     }
 
     fn has(self, number: u32) -> bool {

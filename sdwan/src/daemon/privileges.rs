@@ -1,16 +1,13 @@
 //! The capabilities that the daemon can't do without; `sdwan run` and `sdwan check` ask for the same ones.
 
 use super::StartError;
-use crate::confine::capabilities::{BPF, NEEDED, PERFMON, SYS_ADMIN};
+use crate::confine::capabilities::Set;
 
 /// Those missing in the text of `/proc/PID/status`.
 pub fn missing_capabilities(status: &str) -> Vec<&'static str> {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let has = |number: u32| effective >> number & 1 == 1;
-    let held = |number: u32| has(number) || matches!(number, PERFMON | BPF) && has(SYS_ADMIN);
-    let lacking = NEEDED.iter().filter(|(number, _)| !held(*number));
-    lacking.map(|(_, name)| *name).collect()
+    Set(effective).lacking().collect()
 }
 
 /// Refuses to start without them. Asked before anything is made, the lock included.

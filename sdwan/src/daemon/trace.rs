@@ -135,13 +135,8 @@ impl Core {
             self.order(Order::Trace(Some(Box::new(filter))));
         }
         let names = Names::new(&self.engine, &self.plane_status.numbers);
-        let offset_ns = clock::unix_ns().wrapping_sub(clock::now().0);
-        let one = |(number, record): &(u64, TraceRecord)| TracedView {
-            number: *number,
-            time_unix_ns: i64::try_from(record.time_ns.wrapping_add(offset_ns)).unwrap_or(i64::MAX),
-            ..self.traced_view(record, &names)
-        };
-        let items = taken.iter().map(one).collect();
+        let offset_ns = clock::wall_clock().offset_ns;
+        let items = taken.iter().map(|(number, record)| self.traced_view(*number, record, offset_ns, &names)).collect();
         Ok(TraceView { items, ..view })
     }
 
@@ -166,15 +161,16 @@ impl Core {
         }
     }
 
-    fn traced_view(&self, record: &TraceRecord, names: &Names) -> TracedView {
+    /// `offset_ns`: from the clock of the programs to Unix time.
+    fn traced_view(&self, number: u64, record: &TraceRecord, offset_ns: u64, names: &Names) -> TracedView {
         let path = |number: u32| (number != NO_PATH).then(|| names.flow_path(number));
         let from_lan = record.program == trace_program::LAN_INGRESS;
         // Without a path nothing was decided, or it can't be looked up any more.
         let decided = from_lan && record.path != NO_PATH;
         let link = self.snapshot.links.get(&record.ifindex);
         let mut view = TracedView {
-            number: 0,
-            time_unix_ns: 0,
+            number,
+            time_unix_ns: i64::try_from(record.time_ns.wrapping_add(offset_ns)).unwrap_or(i64::MAX),
             program: program(record.program).into(),
             interface: link.map_or_else(|| record.ifindex.to_string(), |link| link.name.clone()),
             reverse: record.reverse != 0,

@@ -1,12 +1,9 @@
 //! A flow table with many flows in it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sdwan::dataplane::{Layout, Reader};
-
-use crate::bed::{BedError, Result};
+use crate::bed::Result;
 use crate::mesh::Mesh;
 use crate::traffic::{UdpSender, UdpSpec};
 
@@ -42,14 +39,7 @@ pub fn fill(mesh: &Mesh, flows: u32) -> Result<Duration> {
 /// # Errors
 /// When the table can't be read.
 pub fn flow_count(mesh: &Mesh, site: &str) -> Result<usize> {
-    let count = || {
-        let reader = Reader::open(&Layout::new(Path::new("/sys/fs/bpf/sdwan")))?;
-        Ok::<_, sdwan::dataplane::Error>(reader.flow_count(usize::MAX))
-    };
-    mesh.gateway(site)
-        .namespace()
-        .run(count)?
-        .map_err(|error| BedError::Plan(format!("the flows of {site} can't be counted: {error}")))
+    mesh.gateway(site).read_maps(|reader| Ok(reader.flow_count(usize::MAX)))
 }
 
 /// The local uplink of site a that a flow of UDP to this port of site b's first host takes when it begins.

@@ -2,11 +2,10 @@
 //! is borne for a whole detection time, one right before the next for an interval less. A few cuts that happen to meet the
 //! same moment would tell more of that than of the gateway.
 
-use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use sdwan::dataplane::{Layout, Reader};
+use sdwan::dataplane::Reader;
 use sdwan::measure::clock;
 
 use crate::bed::{BedError, Result};
@@ -28,8 +27,7 @@ const PATHS: u32 = 64;
 /// # Errors
 /// When the maps can't be read, or nothing was heard.
 pub(super) fn wait(mesh: &Mesh, site: &str, alive: bool, turn: usize) -> Result<()> {
-    let fail = |error| BedError::Plan(format!("the maps of {site} can't be read: {error}"));
-    let heard = mesh.gateway(site).namespace().run(|| heard(alive))?.map_err(fail)?;
+    let heard = mesh.gateway(site).read_maps(|reader| heard(reader, alive))?;
     if heard == 0 {
         return Err(BedError::Plan(format!("{site} never heard its peer on the path that carries the stream")));
     }
@@ -41,8 +39,7 @@ pub(super) fn wait(mesh: &Mesh, site: &str, alive: bool, turn: usize) -> Result<
 }
 
 /// When the path with most packets was last heard, ns of `CLOCK_MONOTONIC`.
-fn heard(alive: bool) -> std::result::Result<u64, sdwan::dataplane::Error> {
-    let reader = Reader::open(&Layout::new(Path::new("/sys/fs/bpf/sdwan")))?;
+fn heard(reader: &Reader, alive: bool) -> std::result::Result<u64, sdwan::dataplane::Error> {
     let before = reader.all_path_stats(PATHS)?;
     sleep(patience(LOOK));
     let after = reader.all_path_stats(PATHS)?;
