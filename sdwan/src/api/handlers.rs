@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::Router;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path as UrlPath, Query, Request as HttpRequest, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -93,6 +93,11 @@ pub(super) fn metrics_router(api: Api) -> Router {
 
 fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
     query.map(|Query(value)| value).map_err(|rejection| Failure::wrong(rejection.body_text()))
+}
+
+/// The number in a URL's path.
+fn number<T>(id: Result<UrlPath<T>, PathRejection>) -> Result<T, Failure> {
+    id.map(|UrlPath(id)| id).map_err(|rejection| Failure::wrong(rejection.body_text()))
 }
 
 fn listing<T: Serialize>(items: Vec<T>) -> Json<Listing<T>> {
@@ -241,17 +246,18 @@ async fn trace(State(api): State<Api>, request: HttpRequest) -> Result<(StatusCo
     responses((status = OK, description = "Packets in their order", body = TraceView)))]
 async fn traced(
     State(api): State<Api>,
-    UrlPath(id): UrlPath<u32>,
+    id: Result<UrlPath<u32>, PathRejection>,
     options: Result<Query<TracedQuery>, QueryRejection>,
 ) -> Result<Json<TraceView>, Failure> {
-    let after = query(options)?.after;
+    let (id, after) = (number(id)?, query(options)?.after);
     Ok(Json(api.ask(|reply| Request::Traced(id, after, reply)).await?))
 }
 
 /// Tell no more.
 #[utoipa::path(delete, path = "/v1/trace/{id}", tag = "steering", params(("id" = u32, Path)),
     responses((status = OK, description = "It has ended", body = DoneView)))]
-async fn end_trace(State(api): State<Api>, UrlPath(id): UrlPath<u32>) -> Result<Json<DoneView>, Failure> {
+async fn end_trace(State(api): State<Api>, id: Result<UrlPath<u32>, PathRejection>) -> Result<Json<DoneView>, Failure> {
+    let id = number(id)?;
     Ok(Json(api.ask(|reply| Request::EndTrace(id, reply)).await?))
 }
 
@@ -289,9 +295,9 @@ async fn measure_capacity(
     responses((status = OK, description = "How it is", body = CapacityRunView)))]
 async fn capacity_run(
     State(api): State<Api>,
-    id: Result<UrlPath<u64>, axum::extract::rejection::PathRejection>,
+    id: Result<UrlPath<u64>, PathRejection>,
 ) -> Result<Json<CapacityRunView>, Failure> {
-    let UrlPath(id) = id.map_err(|rejection| Failure::wrong(rejection.body_text()))?;
+    let id = number(id)?;
     Ok(Json(api.ask(|reply| Request::CapacityRun(id, reply)).await?))
 }
 
