@@ -336,7 +336,7 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             Command::Explain(args) => args.run(context).await,
             Command::Trace(args) => args.run(context).await,
             Command::Measure(command) => command.run(context).await,
-            Command::Check(args) => args.run(context),
+            Command::Check(args) => args.run(context).await,
             Command::Validate(args) => args.run(context),
             Command::Config(args) => args.run(context),
             Command::SupportDump(args) => args.run(context).await,

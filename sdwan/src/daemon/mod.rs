@@ -32,5 +32,6 @@ mod views;
 
 pub use privileges::{check_privileges, missing_capabilities};
 pub use reload::Reloader;
+pub use settings::planned_uplinks;
 pub use start::{Ended, StartError, run};
 pub use teardown::{Removed, teardown};

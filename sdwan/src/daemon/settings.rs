@@ -4,7 +4,7 @@ use super::start::StartError;
 use crate::config::{Config, TunnelBackend};
 use crate::dataplane::{self, Capacities};
 use crate::discovery::{DiscoveryConfig, Timers};
-use crate::engine::types::UplinkIndex;
+use crate::engine::types::{LocalUplink, UplinkIndex};
 use crate::net::snapshot::uplinks_from_default_routes;
 use crate::net::{NetSnapshot, UplinkSpec};
 use crate::store::Store;
@@ -29,6 +29,16 @@ pub(super) fn uplink_specs(config: &Config, snapshot: &NetSnapshot) -> Result<Ve
             config.uplinks.iter().map(spec).collect()
         }
     })
+}
+
+/// The uplinks as a start would find them; where neither configuration nor database has settled an index, by position.
+pub fn planned_uplinks(config: &Config, snapshot: &NetSnapshot) -> Result<Vec<LocalUplink>, StartError> {
+    let mut uplinks = snapshot.local_uplinks(&uplink_specs(config, snapshot)?);
+    for (position, uplink) in (0..).zip(&mut uplinks) {
+        let configured = config.uplinks.iter().find(|known| known.name == uplink.name).and_then(|known| known.index);
+        uplink.index = configured.or_else(|| UplinkIndex::new(position)).unwrap_or(uplink.index);
+    }
+    Ok(uplinks)
 }
 
 /// The uplinks, each with an index that its name keeps.

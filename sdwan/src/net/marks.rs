@@ -27,7 +27,7 @@ const UPLINK_PRIORITY: u32 = 5_000;
 /// Priority of the rule of tunnel 0.
 const TUNNEL_PRIORITY: u32 = 5_010;
 /// Last priority that is ours.
-const LAST_PRIORITY: u32 = 5_099;
+pub const LAST_PRIORITY: u32 = 5_099;
 
 /// Metric of a connected subnet in an uplink's table.
 pub const CONNECTED_METRIC: u32 = 50;

@@ -99,16 +99,7 @@ impl Sysctl {
     pub fn apply(&self, settings: &[Setting]) -> Result<Applied, Error> {
         let mut applied = Applied::default();
         let mut remembered = self.load()?;
-        let mut changes = Vec::new();
-        for setting in settings {
-            match self.read(&setting.path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => applied.missing.push(setting.path.clone()),
-                Err(source) => return Err(self.error("read", &setting.path, source)),
-                Ok(value) if value == setting.value => {}
-                Ok(value) if setting.only_from.is_some_and(|from| from != value) => {}
-                Ok(value) => changes.push((setting, value)),
-            }
-        }
+        let changes = self.differences(settings, &mut applied.missing)?;
         if changes.is_empty() {
             return Ok(applied);
         }
@@ -131,6 +122,36 @@ impl Sysctl {
             }
         }
         Ok(applied)
+    }
+
+    /// What [`Self::apply`] would change now.
+    pub fn pending(&self, settings: &[Setting]) -> Result<Vec<Change>, Error> {
+        let differences = self.differences(settings, &mut Vec::new())?;
+        let change = |(setting, from): (&Setting, String)| Change {
+            path: setting.path.clone(),
+            from,
+            to: setting.value.to_owned(),
+        };
+        Ok(differences.into_iter().map(change).collect())
+    }
+
+    /// Settings that don't have their values, with what they have.
+    fn differences<'a>(
+        &self,
+        settings: &'a [Setting],
+        missing: &mut Vec<String>,
+    ) -> Result<Vec<(&'a Setting, String)>, Error> {
+        let mut differences = Vec::new();
+        for setting in settings {
+            match self.read(&setting.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(setting.path.clone()),
+                Err(source) => return Err(self.error("read", &setting.path, source)),
+                Ok(value) if value == setting.value => {}
+                Ok(value) if setting.only_from.is_some_and(|from| from != value) => {}
+                Ok(value) => differences.push((setting, value)),
+            }
+        }
+        Ok(differences)
     }
 
     /// Puts the former values back and forgets them. A setting that somebody changed after us stays as it is.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use super::crowd::{Crowd, UPLINKS, Uplink, authority};
 use super::world::PATHS;
 use crate::bed::Bed;
 use crate::mesh::{Gateway, Mesh, MeshOptions};
+use crate::processors::pin;
 use crate::tun;
 
 /// Of all paths, these must be up before anything is measured, in thousandths.
@@ -87,6 +89,8 @@ pub fn measure(sites: u32, say: impl Fn(&str)) -> Result<Seen> {
     let uplinks = [0, 1].map(|number| uplink(gateway, number));
     let [first, second] = uplinks;
     configure(gateway)?;
+    let processors = std::thread::available_parallelism()?.get();
+    separate(processors, 1..processors)?;
     let wireguard = SiteFiles::new(gateway.state()).load()?.wireguard.public();
     gateway.start()?;
     gateway.wait_for("the daemon answers", Duration::from_secs(60), |gateway| {
@@ -97,6 +101,7 @@ pub fn measure(sites: u32, say: impl Fn(&str)) -> Result<Seen> {
     let empty = resident(process)?;
     say(&format!("{sites} sites introduce themselves"));
     let began = Instant::now();
+    separate(processors, 0..1)?;
     let crowd = Crowd::start(sites, &authority(mesh.authority_directory())?, wireguard, [first?, second?])?;
     let paths = u64::from(sites) * PATHS as u64;
     let up = wait_until_up(gateway, paths, &say)?;
@@ -127,6 +132,12 @@ pub fn measure(sites: u32, say: impl Fn(&str)) -> Result<Seen> {
     let decisions = gateway.status()?.decisions;
     gateway.stop()?;
     Ok(Seen { paths: up, converged, shares, wireguard: carriers, probes_per_second, memory, decisions })
+}
+
+/// Ties this thread, and what it will start, to some processors where there is more than one: the crowd has the first, and
+/// the gateway the others, for a gateway doesn't compete with a thousand sites for a processor.
+fn separate(processors: usize, wanted: Range<usize>) -> Result<()> {
+    if processors > 1 { pin(Pid::from_raw(0), wanted) } else { Ok(()) }
 }
 
 /// A TUN device as an uplink of the gateway.

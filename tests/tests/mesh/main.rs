@@ -4,6 +4,7 @@ mod api;
 mod attacker;
 mod backend;
 mod chaos;
+mod check;
 mod data_loss;
 mod detached;
 mod discovery;

@@ -7,6 +7,8 @@ use super::Check;
 use crate::config::{Config, TunnelBackend};
 use crate::daemon::missing_capabilities;
 use crate::measure::capacity::may_keep_time;
+use crate::measure::clock;
+use crate::measure::stamp::answer::ClockQuality;
 
 /// First kernel with tcx links.
 const TCX_KERNEL: (u32, u32) = (6, 6);
@@ -22,7 +24,6 @@ pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
         bpf_file_system(config.map_or(Path::new("/sys/fs/bpf"), |config| &config.dataplane.bpffs)),
         wireguard(&release, config.map_or(TunnelBackend::Auto, |config| config.tunnel.backend)),
     ];
-    checks.extend(forwarding());
     checks.extend(jit());
     checks.push(clock());
     checks.push(pacing(&status, &read("/proc/self/limits").unwrap_or_default()));
@@ -124,24 +125,6 @@ fn wireguard(release: &str, backend: TunnelBackend) -> Check {
     }
 }
 
-fn forwarding() -> Vec<Check> {
-    [
-        ("/proc/sys/net/ipv4/ip_forward", "net.ipv4.ip_forward"),
-        ("/proc/sys/net/ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding"),
-    ]
-    .into_iter()
-    .map(|(path, name)| match read(path).as_deref() {
-        Some("1") => Check::ok("forwarding", format!("{name} is on")),
-        Some(_) => Check::warning(
-            "forwarding",
-            format!("{name} is off: packets that the fast path leaves to the stack go nowhere"),
-            format!("`sysctl -w {name}=1`, and put it into /etc/sysctl.d/ for good"),
-        ),
-        None => Check::warning("forwarding", format!("{name} is missing"), "the kernel lacks this IP version"),
-    })
-    .collect()
-}
-
 fn jit() -> Option<Check> {
     match read("/proc/sys/net/core/bpf_jit_enable")?.as_str() {
         "0" => Some(Check::warning(
@@ -154,13 +137,25 @@ fn jit() -> Option<Check> {
 }
 
 fn clock() -> Check {
+    judge_clock(crate::cli::when::now_ns(), clock::quality())
+}
+
+/// Is the time plausible, and does something keep it?
+pub(in crate::cli) fn judge_clock(now_ns: i64, quality: ClockQuality) -> Check {
     // 2025-01-01: certificates and announcements carry dates.
-    if crate::cli::when::now_ns() > 1_735_689_600_000_000_000 {
-        Check::ok("clock", "is set")
-    } else {
+    if now_ns <= 1_735_689_600_000_000_000 {
         let remedy = "set the clock, for example with chrony: certificates have dates";
-        Check::failed("clock", "is wrong: it shows a date in the past", remedy)
+        return Check::failed("clock", "is wrong: it shows a date in the past", remedy);
     }
+    if !quality.synchronized {
+        return Check::warning(
+            "clock",
+            "is not kept by anything (NTP, PTP): announcements of a clock that is off by minutes are refused, delays of one \
+             direction can't be told",
+            "install chrony, or `timedatectl set-ntp true`",
+        );
+    }
+    Check::ok("clock", format!("is kept, off by {} ms at most", quality.error_ns.div_ceil(1_000_000)))
 }
 
 /// Whether trains of capacity measurements may be paced at real-time priority.

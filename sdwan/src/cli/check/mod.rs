@@ -1,23 +1,32 @@
-//! `sdwan check`: is the machine ready, and if not, what to do.
+//! `sdwan check`: is the machine ready, does it reach the other sites, and if not, what to do.
 
 mod identity;
 pub(super) mod machine;
+pub(super) mod mesh;
+pub(super) mod network;
 
 use serde::Serialize;
 
 use super::output::{Output, Tone};
 use super::{Context, Exit};
+use crate::api::client::Client;
 use crate::api::views::VERSION;
 use crate::config::{Config, Options};
 
 /// Options of `sdwan check`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Touches nothing. Exits with 1 when a check failed; warnings alone exit with 0.")]
+Touches nothing. Exits with 1 when a check failed; warnings alone exit with 0.
+
+With a daemon that runs, other sites are checked, too: an answer by a path proves that the ports at both ends are open.
+--machine-only leaves that out.")]
 pub(super) struct Args {
     /// Print the configuration that applies, too
     #[arg(long)]
     show_config: bool,
+    /// Ask no daemon: look at the machine and the configuration alone
+    #[arg(long)]
+    machine_only: bool,
     #[command(flatten)]
     options: Options,
 }
@@ -72,7 +81,7 @@ struct Report {
 }
 
 impl Args {
-    pub(super) fn run(self, context: &Context) -> anyhow::Result<Exit> {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let mut checks = Vec::new();
         let config = match context.load(self.options) {
             Ok(config) => {
@@ -88,6 +97,12 @@ impl Args {
         // What doesn't depend on the configuration is checked even when that is wrong.
         checks.extend(machine::checks(config.as_ref()));
         checks.extend(config.as_ref().and_then(stamp_key));
+        if let Some(config) = &config {
+            checks.extend(network::checks(config).await);
+            if !self.machine_only {
+                checks.extend(mesh::checks(&Client::new(&config.site.socket)).await);
+            }
+        }
         let ok = checks.iter().all(|check| check.outcome != Outcome::Failed);
         let report = Report { version: VERSION, ok, checks, config: config.filter(|_| self.show_config) };
         context.output.print(&report, |output| {

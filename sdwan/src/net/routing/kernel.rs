@@ -20,6 +20,17 @@ pub struct RoutingReconciler {
     network: Network,
 }
 
+/// A rule that isn't ours, and comes before ours end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignRule {
+    /// Priority.
+    pub priority: u32,
+    /// The table that it leads to; 0 if it leads to none.
+    pub table: u32,
+    /// Whether it is for IPv6.
+    pub ipv6: bool,
+}
+
 /// What a run did.
 #[derive(Debug, Default)]
 pub struct RoutingReport {
@@ -42,6 +53,15 @@ impl RoutingReconciler {
         let rules = self.network.rules().await?.iter().filter_map(rule_of).collect();
         let routes = self.network.routes().await?.iter().filter_map(route_of).collect();
         Ok(RoutingState { rules, routes })
+    }
+
+    /// Rules of others, but for the local table's, that come before the last of ours or share its priority: priority and
+    /// table. Packets of tunnels may follow them.
+    pub async fn earlier_rules(&self) -> Result<Vec<ForeignRule>, Error> {
+        let mut found: Vec<ForeignRule> = self.network.rules().await?.iter().filter_map(foreign_rule_of).collect();
+        found.sort();
+        found.dedup();
+        Ok(found)
     }
 
     /// Makes the kernel's state `desired`. A step that fails doesn't keep the others from being done.
@@ -117,6 +137,19 @@ fn rule_message(rule: Rule) -> RuleMessage {
 
 /// Our rule in a message of the kernel.
 fn rule_of(message: &RuleMessage) -> Option<Rule> {
+    let (protocol, rule) = any_rule_of(message);
+    marks::is_our_rule(protocol, rule.priority).then_some(rule)
+}
+
+fn foreign_rule_of(message: &RuleMessage) -> Option<ForeignRule> {
+    let (protocol, rule) = any_rule_of(message);
+    let early = rule.priority > 0 && rule.priority <= marks::LAST_PRIORITY;
+    let foreign = ForeignRule { priority: rule.priority, table: rule.table, ipv6: rule.ipv6 };
+    (early && !marks::is_our_rule(protocol, rule.priority)).then_some(foreign)
+}
+
+/// A rule, whoever made it, and its protocol number.
+fn any_rule_of(message: &RuleMessage) -> (u8, Rule) {
     let ipv6 = message.header.family == AddressFamily::Inet6;
     let mut rule = Rule { ipv6, priority: 0, mark: 0, table: message.header.table.into() };
     let mut protocol = 0;
@@ -129,7 +162,7 @@ fn rule_of(message: &RuleMessage) -> Option<Rule> {
             _ => {}
         }
     }
-    marks::is_our_rule(protocol, rule.priority).then_some(rule)
+    (protocol, rule)
 }
 
 /// The message that adds a route, or without a target the one that removes it.

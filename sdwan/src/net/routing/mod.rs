@@ -11,7 +11,7 @@ mod kernel;
 mod plan;
 
 pub use desired::{PathRoute, RemoteRoutes, RoutingRequest, desired_routing};
-pub use kernel::{RoutingReconciler, RoutingReport};
+pub use kernel::{ForeignRule, RoutingReconciler, RoutingReport};
 pub use plan::{Plan, plan};
 
 use std::collections::{BTreeMap, BTreeSet};
