@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Global, with_global};
 use crate::config::{Config, LogFormat, Options, load};
-use crate::confine;
+use crate::confine::{self, precedence};
 use crate::daemon::{self, Ended, Reloader};
 use crate::recording::{DEFAULT_LIMIT, Recording};
 use crate::store::StateLock;
@@ -48,7 +48,11 @@ impl Args {
         daemon::check_privileges()?;
         let lock = StateLock::acquire(&config.site.lock)?;
         let confined = confine::confine(&config, recording.as_ref().map(|recording| recording.file.as_path()));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .on_thread_start(precedence::give_up)
+            .enable_all()
+            .build()?;
         let ended = runtime.block_on(daemon::run(config, recording, reloader.clone(), lock));
         if !matches!(ended, Ok(Ended::Reload)) {
             confined.leave();

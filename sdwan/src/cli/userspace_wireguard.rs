@@ -21,6 +21,9 @@ pub struct Args {
     /// Threads that carry packets [default: as many as the machine has use for]
     #[arg(long)]
     pub threads: Option<usize>,
+    /// Leave checksums, and the cutting of TCP's bundles into segments, to the kernel
+    #[arg(long)]
+    pub no_offload: bool,
     /// Name of the interface to create, such as sdw0-0
     pub interface: String,
 }
@@ -30,7 +33,8 @@ impl Args {
     pub fn run(self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-        device::run(&self.interface, self.foreground, self.threads)
+        let options = device::Options { foreground: self.foreground, threads: self.threads, offload: !self.no_offload };
+        device::run(&self.interface, &options)
             .with_context(|| format!("the userspace WireGuard of {} ended", self.interface))
     }
 }

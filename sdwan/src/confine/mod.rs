@@ -3,6 +3,7 @@
 
 pub mod capabilities;
 mod files;
+pub mod precedence;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -53,6 +54,8 @@ pub fn confine(config: &Config, recording: Option<&Path>) -> Confined {
     };
     if std::env::var(CONFINED).is_ok_and(|pid| pid == std::process::id().to_string()) {
         told("as before");
+        // It was allowed, or not, then.
+        let _ = precedence::take();
         return Confined::default();
     }
     // The kernel's WireGuard may be a module, and loading it takes what is given up below.
@@ -60,6 +63,9 @@ pub fn confine(config: &Config, recording: Option<&Path>) -> Confined {
         && let Err(error) = crate::tunnel::kernel_has_wireguard()
     {
         debug!("cannot tell whether the kernel has WireGuard: {error}");
+    }
+    if let Err(error) = precedence::take() {
+        debug!("the core goes before no other thread: {error}");
     }
     if let Err(error) = capabilities::allow_pacing() {
         debug!("the thread that paces capacity measurements gets no real-time priority: {error}");

@@ -1,6 +1,7 @@
 //! Start and end of the daemon. Everything that can be wrong is found before anything is changed; what an earlier
 //! daemon left in the kernel goes on working all the while.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -260,7 +261,7 @@ impl Grounds {
 
 /// The tasks.
 struct Running {
-    core: JoinHandle<(Core, Exit)>,
+    core: oneshot::Receiver<(Core, Exit)>,
     stop: Option<oneshot::Sender<()>>,
     requests: mpsc::Sender<Request>,
     reloads: mpsc::Receiver<Reply<Changed>>,
@@ -392,8 +393,15 @@ impl Running {
             .enable_all()
             .build()
             .map_err(|source| StartError::System { action: "start the core's thread", source })?;
+        let (ended, core_ended) = oneshot::channel();
+        let work = move || {
+            // Whoever waits for it may have ended.
+            let _ = ended.send(runtime.block_on(core.run(inbox)));
+        };
+        let named = std::thread::Builder::new().name("core".into());
+        named.spawn(work).map_err(|source| StartError::System { action: "start the core's thread", source })?;
         Ok(Self {
-            core: tokio::task::spawn_blocking(move || runtime.block_on(core.run(inbox))),
+            core: core_ended,
             stop: Some(stop_sender),
             requests: requests_sender,
             reloads,
@@ -414,8 +422,10 @@ impl Running {
     }
 }
 
-fn joined(ended: Result<(Core, Exit), tokio::task::JoinError>) -> Result<(Core, Exit), StartError> {
-    ended.map_err(|error| StartError::System { action: "go on: the core failed", source: error.into() })
+fn joined(ended: Result<(Core, Exit), oneshot::error::RecvError>) -> Result<(Core, Exit), StartError> {
+    // A panic has been told by its hook.
+    let failed = |_| StartError::System { action: "go on", source: io::Error::other("the core failed") };
+    ended.map_err(failed)
 }
 
 async fn finish(config: Config, core: Core, exit: Exit, store: Store, mut running: Running) -> Result<(), StartError> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::{RESERVATION, StoreRequest};
+use crate::confine::precedence;
 use crate::engine::types::SiteId;
 use crate::trust::persist::{SequenceStore, StoreError, StoredAnnouncement, StoredRevocations};
 
@@ -52,7 +53,10 @@ impl Storage {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| StoreError { action: "open", source };
         std::thread::Builder::new()
             .name("discovery-store".into())
-            .spawn(move || run(store, receiver, reply, loaded))
+            .spawn(move || {
+                precedence::give_up();
+                run(store, receiver, reply, loaded);
+            })
             .map_err(|error| failed(error.into()))?;
         let loaded = load.await.map_err(|_| failed("its thread ended".into()))??;
         Ok((Self { commands, replies }, loaded))

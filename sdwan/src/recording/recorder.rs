@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::{Entry, Header, Line, Record};
+use crate::confine::precedence;
 use crate::engine::Time;
 
 /// Most bytes of a recording when nobody says otherwise: two hours of a small mesh.
@@ -159,6 +160,7 @@ impl Recorder {
         };
         let at_end = missed_at_end.clone();
         thread::Builder::new().name("recorder".into()).spawn(move || {
+            precedence::give_up();
             writer.run(&lines);
             writer.finish(at_end.load(Ordering::Acquire));
             // Nobody may be waiting any more.

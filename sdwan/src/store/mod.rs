@@ -41,6 +41,7 @@ pub use report::{ClassSums, Mean, PathHistory, PathSums, Span, SpanHistory, Upli
 pub use sequences::Sequences;
 
 use crate::config::StoreConfig;
+use crate::confine::precedence;
 use writer::{Queue, Writer};
 
 /// Longest that a durable change may take before its caller is told that it failed.
@@ -198,7 +199,10 @@ impl Store {
         let writer = Writer::new(path, opened.connection, queue.clone(), sender, retention.clone());
         let thread = std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                precedence::give_up();
+                writer.run();
+            })
             .map_err(|source| StoreError::File { action: "start the writer of", path: path.into(), source })?;
         Ok(Self {
             inner: Arc::new(Inner {

@@ -78,43 +78,75 @@ fn children(process: Pid) -> Result<Vec<Pid>> {
     Ok(children)
 }
 
+/// A daemon among many sites, all of whose paths are up.
+pub struct Among {
+    /// The mesh of one real gateway.
+    pub mesh: Mesh,
+    /// The sites.
+    pub crowd: Crowd,
+    /// The daemon.
+    process: Pid,
+    /// Its memory before it knew a site.
+    empty: u64,
+    /// Paths that are up.
+    paths: u64,
+    converged: Duration,
+}
+
+impl Among {
+    /// Starts a daemon and `sites` sites of [`PATHS`] paths each.
+    ///
+    /// # Errors
+    /// When the place for it can't be made, or too few paths come up.
+    pub fn sites(sites: u32, say: &impl Fn(&str)) -> Result<Self> {
+        let bed = Bed::builder().sites(["a"]).hosts(1).build()?;
+        let mesh = Mesh::prepare(bed, &MeshOptions { log: "warn".into(), ..MeshOptions::default() })?;
+        let gateway = mesh.gateway("a");
+        let uplinks = [0, 1].map(|number| uplink(gateway, number));
+        let [first, second] = uplinks;
+        configure(gateway)?;
+        let processors = std::thread::available_parallelism()?.get();
+        separate(processors, 1..processors)?;
+        let wireguard = SiteFiles::new(gateway.state()).load()?.wireguard.public();
+        gateway.start()?;
+        gateway.wait_for("the daemon answers", Duration::from_secs(60), |gateway| {
+            Ok(gateway.status().map(drop).map_err(|error| error.to_string()))
+        })?;
+        let process = Pid::from_raw(i32::try_from(gateway.pid().context("the daemon has ended")?)?);
+        sleep(Duration::from_secs(2));
+        let empty = resident(process)?;
+        say(&format!("{sites} sites introduce themselves"));
+        let began = Instant::now();
+        separate(processors, 0..1)?;
+        let crowd = Crowd::start(sites, &authority(mesh.authority_directory())?, wireguard, [first?, second?])?;
+        let paths = wait_until_up(gateway, u64::from(sites) * PATHS as u64, say)?;
+        let converged = began.elapsed();
+        say(&format!("{paths} paths are up after {:.0} s", converged.as_secs_f64()));
+        Ok(Self { mesh, crowd, process, empty, paths, converged })
+    }
+
+    /// The real gateway.
+    pub fn gateway(&self) -> &Gateway {
+        self.mesh.gateway("a")
+    }
+}
+
 /// Measures a daemon with `sites` remote sites of [`PATHS`] paths each.
 ///
 /// # Errors
 /// When the place for it can't be made, or too few paths come up.
 pub fn measure(sites: u32, say: impl Fn(&str)) -> Result<Seen> {
-    let bed = Bed::builder().sites(["a"]).hosts(1).build()?;
-    let mesh = Mesh::prepare(bed, &MeshOptions { log: "warn".into(), ..MeshOptions::default() })?;
-    let gateway = mesh.gateway("a");
-    let uplinks = [0, 1].map(|number| uplink(gateway, number));
-    let [first, second] = uplinks;
-    configure(gateway)?;
-    let processors = std::thread::available_parallelism()?.get();
-    separate(processors, 1..processors)?;
-    let wireguard = SiteFiles::new(gateway.state()).load()?.wireguard.public();
-    gateway.start()?;
-    gateway.wait_for("the daemon answers", Duration::from_secs(60), |gateway| {
-        Ok(gateway.status().map(drop).map_err(|error| error.to_string()))
-    })?;
-    let process = Pid::from_raw(i32::try_from(gateway.pid().context("the daemon has ended")?)?);
-    sleep(Duration::from_secs(2));
-    let empty = resident(process)?;
-    say(&format!("{sites} sites introduce themselves"));
-    let began = Instant::now();
-    separate(processors, 0..1)?;
-    let crowd = Crowd::start(sites, &authority(mesh.authority_directory())?, wireguard, [first?, second?])?;
-    let paths = u64::from(sites) * PATHS as u64;
-    let up = wait_until_up(gateway, paths, &say)?;
-    let converged = began.elapsed();
-    say(&format!("{up} paths are up after {:.0} s", converged.as_secs_f64()));
+    let among = Among::sites(sites, &say)?;
+    let Among { crowd, process, empty, paths, converged, .. } = &among;
+    let gateway = among.gateway();
     sleep(CALM);
     let (mut shares, mut carriers) = (Vec::new(), Vec::new());
     let answered = (crowd.answered(), Instant::now());
     for _ in 0..LOOKS {
-        let carrying = children(process)?;
+        let carrying = children(*process)?;
         let times = || -> Result<(Duration, Duration)> {
             let carried = carrying.iter().map(|child| processor_time(*child)).sum::<Result<Duration>>()?;
-            Ok((processor_time(process)?, carried))
+            Ok((processor_time(*process)?, carried))
         };
         let (before, start) = (times()?, Instant::now());
         sleep(LOOK);
@@ -126,12 +158,13 @@ pub fn measure(sites: u32, say: impl Fn(&str)) -> Result<Seen> {
         say(&format!("the daemon took {:.1} % of a processor", shares[shares.len() - 1] * 100.0));
     }
     let probes_per_second = (crowd.answered() - answered.0) as f64 / answered.1.elapsed().as_secs_f64();
-    let memory = resident(process)?.saturating_sub(empty);
+    let memory = resident(*process)?.saturating_sub(*empty);
     say(&format!("{FAULTS} paths a second fall silent and come back"));
-    faults(&crowd, sites);
+    faults(crowd, sites);
     let decisions = gateway.status()?.decisions;
     gateway.stop()?;
-    Ok(Seen { paths: up, converged, shares, wireguard: carriers, probes_per_second, memory, decisions })
+    let (paths, converged) = (*paths, *converged);
+    Ok(Seen { paths, converged, shares, wireguard: carriers, probes_per_second, memory, decisions })
 }
 
 /// Ties this thread, and what it will start, to some processors where there is more than one: the crowd has the first, and

@@ -1,6 +1,7 @@
 //! What deciding costs, and how much memory it takes: `cargo xtask bench engine`.
 
 pub mod announcements;
+pub mod console;
 pub mod counting;
 pub mod crowd;
 pub mod gateway;
@@ -43,6 +44,8 @@ pub enum Part {
     Memory,
     /// The daemon itself among 1,000 sites
     Daemon,
+    /// Commands and metrics with 400 paths and 10,000 flows
+    Console,
 }
 
 /// Runs the bench, or one part of it; progress goes to standard error.
@@ -74,6 +77,9 @@ pub fn run(part: Option<Part>) -> Result<Figures> {
     }
     if wanted(Part::Daemon) {
         daemon(&mut figures, gateway::measure(SITES, say));
+    }
+    if wanted(Part::Console) {
+        looks(&mut figures, console::measure(say));
     }
     say("done");
     Ok(figures)
@@ -145,6 +151,25 @@ fn daemon(figures: &mut Figures, seen: Result<Seen>) {
     for ((name, unit), (value, n)) in names.into_iter().zip(values) {
         let missing = || anyhow::anyhow!("there was nothing to measure: no decision, or the kernel's WireGuard");
         figures.tell(name, unit, n, value.ok_or_else(missing));
+    }
+}
+
+/// What it takes to look: the median, and the longest of all.
+fn looks(figures: &mut Figures, times: Result<Vec<Vec<Duration>>>) {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    match times {
+        Ok(times) => {
+            for (name, times) in console::NAMES.into_iter().zip(times) {
+                let longest = times.iter().max().copied().unwrap_or_default();
+                let n = times.len() as u64;
+                figures.add(name, milliseconds(median(times)), "ms", n);
+                figures.add(&name.replace("_ms", "_max_ms"), milliseconds(longest), "ms", n);
+            }
+        }
+        Err(error) => {
+            eprintln!("        the console: {error:#}");
+            console::NAMES.iter().for_each(|name| figures.missing(name, "ms", format!("{error:#}")));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Capabilities: what is missing is named, what is asked for suffices.
 
 use std::process::Command;
+use std::time::Duration;
 
 use sdwan_tests::bed::Namespace;
 use sdwan_tests::mesh::{Gateway, Mesh, binary};
@@ -175,4 +176,54 @@ fn the_capabilities_of_the_unit_suffice() {
         return;
     }
     carries_paths_with(&mesh_of(["a", "b"]), &of_the_unit());
+}
+
+/// Name and nice value of each thread of a process.
+fn nice_values(pid: u32) -> Vec<(String, i32)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    let of = |task: std::io::Result<std::fs::DirEntry>| {
+        let path = task.expect("an entry").path();
+        // A thread may have ended meanwhile.
+        let stat = std::fs::read_to_string(path.join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        // The fields from the third on; nice is the nineteenth (proc_pid_stat(5)).
+        Some((name.to_owned(), rest.split_whitespace().nth(16)?.parse().expect("a number")))
+    };
+    tasks.filter_map(of).collect()
+}
+
+#[test]
+fn who_decides_goes_before_who_carries_answers_and_records() {
+    let name = "who_decides_goes_before_who_carries_answers_and_records";
+    if !can_run(name) {
+        return;
+    }
+    let allowed = Command::new("nice").args(["-n", "-1", "nice"]).output().expect("coreutils are there");
+    if allowed.stdout.starts_with(b"0") {
+        eprintln!("skipped: {name}: no CAP_SYS_NICE");
+        return;
+    }
+    let mesh = mesh_of(["a", "b"]);
+    mesh.start_daemons().expect("the daemons start");
+    mesh.wait_until_up(Duration::from_secs(60)).expect("all paths come up");
+    let gateway = mesh.gateway("a");
+    for _ in 0..2 {
+        let pid = gateway.pid().expect("it runs");
+        let threads = nice_values(pid);
+        for (thread, nice) in &threads {
+            // The one that started the process waits for signals.
+            let first = ["core", "dataplane"].contains(&thread.as_str()) || thread == "sdwan";
+            assert_eq!(*nice, if first { -10 } else { 0 }, "{thread}: {threads:?}");
+        }
+        assert!(
+            ["core", "dataplane"].iter().all(|name| threads.iter().any(|(thread, _)| thread == name)),
+            "{threads:?}"
+        );
+        let carriers = Command::new("pgrep").args(["-P", &pid.to_string()]).output().expect("pgrep is there");
+        for carrier in String::from_utf8_lossy(&carriers.stdout).lines() {
+            let threads = nice_values(carrier.parse().expect("a number"));
+            assert!(threads.iter().all(|(_, nice)| *nice == 0), "{threads:?}");
+        }
+        gateway.reload().expect("it starts anew");
+    }
 }

@@ -15,6 +15,7 @@
 //! The process keeps running when the daemon ends, and ends when its interface is removed or on SIGTERM.
 
 mod control;
+mod offload;
 mod tun;
 mod udp;
 
@@ -97,6 +98,17 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
+/// How a userspace WireGuard runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Stay in the session of whoever started it.
+    pub foreground: bool,
+    /// Threads that carry packets; `None`: as many as the machine has use for.
+    pub threads: Option<usize>,
+    /// Take TCP in bundles, and cut them here.
+    pub offload: bool,
+}
+
 /// Path of an interface's control socket.
 pub fn socket_path(interface: &str) -> PathBuf {
     Path::new(SOCKET_DIRECTORY).join(format!("{interface}.sock"))
@@ -130,18 +142,19 @@ fn give_up_privileges() -> io::Result<()> {
 
 /// Runs the userspace WireGuard of one interface until the interface is removed or a signal ends it.
 ///
-/// Without `foreground` it leaves the session and the working directory of whoever started it. Without `threads` it
-/// takes as many as the machine has use for.
-pub fn run(interface: &str, foreground: bool, threads: Option<usize>) -> Result<(), Error> {
-    if !foreground {
+/// Without [`Options::foreground`] it leaves the session and the working directory of whoever started it.
+pub fn run(interface: &str, options: &Options) -> Result<(), Error> {
+    if !options.foreground {
         // A process that leads its group already has no terminal to lose.
         let _ = nix::unistd::setsid();
         std::env::set_current_dir("/").map_err(|source| Error::Process { action: "change to /", source })?;
     }
-    let tun = Tun::create(interface).map_err(|source| Error::Tun { interface: interface.into(), source })?;
+    let tun =
+        Tun::create(interface, options.offload).map_err(|source| Error::Tun { interface: interface.into(), source })?;
     let socket = listen(interface)?;
     give_up_privileges().map_err(|source| Error::Process { action: "give up privileges", source })?;
-    let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
+    let threads =
+        options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.max(1))
         .thread_name(interface)

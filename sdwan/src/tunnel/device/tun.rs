@@ -1,7 +1,7 @@
 //! The TUN interface of a userspace WireGuard.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
@@ -12,12 +12,17 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 
+use super::offload::{self, HEADER_LENGTH, NOTHING};
+
 /// The device that makes TUN interfaces.
 const DEVICE: &str = "/dev/net/tun";
-/// Packets taken from the interface at a time.
+/// Packets taken from the interface at a time, and one bundle more at most.
 const BATCH: usize = 64;
-/// Largest IP packet, bytes.
-const LARGEST: usize = 1 << 16;
+/// Largest IP packet with the header before it, bytes.
+const LARGEST: usize = (1 << 16) + HEADER_LENGTH;
+/// What we do for the stack: checksums, and the cutting of TCP's bundles, those with congestion notification included
+/// (`TUN_F_CSUM`, `TUN_F_TSO4`, `TUN_F_TSO6`, `TUN_F_TSO_ECN`).
+const OFFLOADS: libc::c_uint = 0x01 | 0x02 | 0x04 | 0x08;
 /// Packets that wait in the interface's queue. The default of 500 is little for a burst that a LAN interface with
 /// segmentation offload hands over at once.
 const QUEUE: libc::c_int = 2_000;
@@ -35,7 +40,7 @@ pub struct AsyncTun {
     name: Arc<str>,
     mtu: watch::Receiver<u16>,
     gone: Arc<Notify>,
-    large: Vec<u8>,
+    read: Vec<u8>,
 }
 
 /// Is the TUN device there, and may we use it?
@@ -48,13 +53,21 @@ fn open() -> io::Result<File> {
 }
 
 impl Tun {
-    /// Creates the interface. It must not exist: attaching to somebody else's would share its packets.
-    pub fn create(name: &str) -> io::Result<Self> {
+    /// Creates the interface. It must not exist: attaching to somebody else's would share its packets. With `offload` the
+    /// stack leaves checksums and the cutting of TCP's bundles to us.
+    pub fn create(name: &str, offload: bool) -> io::Result<Self> {
         let file = open()?;
         let mut request = interface_request(name)?;
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL) as libc::c_short;
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
         // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &mut request) })?;
+        let mut length = HEADER_LENGTH as libc::c_int;
+        // SAFETY: TUNSETVNETHDRSZ reads one integer.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &mut length) })?;
+        let offloads = libc::c_ulong::from(if offload { OFFLOADS } else { 0 });
+        // SAFETY: TUNSETOFFLOAD takes its flags as the argument itself.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, offloads) })?;
         without_link_local(name);
         let tun = Self { file, name: name.to_owned() };
         tun.lengthen_queue()?;
@@ -65,7 +78,13 @@ impl Tun {
     pub fn into_async(self, mtu: watch::Receiver<u16>) -> io::Result<AsyncTun> {
         // SAFETY: the `File` owns its descriptor, stays inside, and always gives the same one.
         let inner = unsafe { AsyncFd::register_with_interest(self.file, Interest::READABLE | Interest::WRITABLE) }?;
-        Ok(AsyncTun { inner: Arc::new(inner), name: self.name.into(), mtu, gone: Arc::default(), large: Vec::new() })
+        Ok(AsyncTun {
+            inner: Arc::new(inner),
+            name: self.name.into(),
+            mtu,
+            gone: Arc::default(),
+            read: vec![0; LARGEST],
+        })
     }
 
     fn lengthen_queue(&self) -> io::Result<()> {
@@ -97,22 +116,20 @@ impl AsyncTun {
         self.gone.notified().await;
     }
 
-    /// Reads one packet into a buffer of the pool, which grows if the packet is larger.
-    fn read(&mut self, pool: &PacketBufPool) -> io::Result<Packet<[u8]>> {
-        let mut packet = pool.get();
+    /// Reads a packet or a bundle, and adds the packets in it, each in a buffer of the pool.
+    fn read(&mut self, pool: &PacketBufPool, batch: &mut Vec<Packet<Ip>>) -> io::Result<()> {
         let mut file = self.inner.get_ref();
-        // A TUN read cuts off what doesn't fit: the packet is read at a size that always does, if the interface may
-        // carry packets larger than the pool's buffers.
-        if usize::from(*self.mtu.borrow()) <= packet.len() {
-            let length = file.read(&mut packet[..])?;
-            packet.truncate(length);
-        } else {
-            self.large.resize(LARGEST, 0);
-            let length = file.read(&mut self.large)?;
-            packet.buf_mut().clear();
-            packet.buf_mut().extend_from_slice(&self.large[..length]);
+        // A TUN read cuts off what doesn't fit.
+        let length = file.read(&mut self.read)?;
+        let Some(mut packets) = offload::packets(&self.read[..length]) else { return Ok(()) };
+        loop {
+            let mut packet = pool.get();
+            if !packets.next_into(packet.buf_mut()) {
+                return Ok(());
+            }
+            // What is no IP packet can't have come through the stack; nobody waits for it.
+            batch.extend(packet.try_into_ip());
         }
-        Ok(packet)
     }
 }
 
@@ -125,11 +142,11 @@ impl IpRecv for AsyncTun {
         let mut batch = Vec::new();
         while batch.is_empty() {
             let mut ready = inner.readable().await?;
-            // Bounded in reads, not in good packets: whoever sends nothing but bad ones holds nobody up.
+            // Bounded in reads, too, not in good packets alone: whoever sends nothing but bad ones holds nobody up.
             for _ in 0..BATCH {
-                match self.read(pool) {
-                    // What is no IP packet can't have come through the stack; nobody waits for it.
-                    Ok(packet) => batch.extend(packet.try_into_ip()),
+                match self.read(pool, &mut batch) {
+                    Ok(()) if batch.len() < BATCH => {}
+                    Ok(()) => break,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         ready.clear_ready();
                         break;
@@ -153,7 +170,10 @@ impl IpRecv for AsyncTun {
 impl IpSend for AsyncTun {
     async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
         let packet = packet.into_bytes();
-        let sent = self.inner.async_io(Interest::WRITABLE, |mut file| file.write(&packet)).await;
+        let sent = self.inner.async_io(Interest::WRITABLE, |mut file| {
+            file.write_vectored(&[IoSlice::new(&NOTHING), IoSlice::new(&packet)])
+        });
+        let sent = sent.await;
         match sent {
             // The kernel doesn't want this one (interface down, no memory, malformed inside): it counts the drop.
             Err(error) if is_transient(&error) => Ok(()),
