@@ -10,6 +10,8 @@ export type Topic = "sites" | "paths" | "policies" | "events";
 const MOST_EVENTS = 2000;
 const FASTEST_MS = 1000;
 const SLOWEST_MS = 10_000;
+/** How long an answer about who we are is good for. */
+const SESSION_MS = 30_000;
 /** Of the time, at most one part in so many goes into polling: a slow line or a large mesh is asked less often. */
 const SHARE = 4;
 
@@ -20,7 +22,6 @@ export class Live {
   policies: PolicyView[] = [];
   /** In their order. */
   events: EventView[] = [];
-  session: Session | null = null;
   readonly rates = new Rates();
 
   /** Wall-clock time of the last whole answer, ms. */
@@ -28,6 +29,7 @@ export class Live {
   /** Why there is none; null while all is well. */
   trouble: ApiError | null = null;
 
+  private known: { session: Session; at: number } | null = null;
   private topics: ReadonlySet<Topic> = new Set();
   private extra: (() => Promise<void>) | null = null;
   private timer: number | undefined;
@@ -39,6 +41,16 @@ export class Live {
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) this.now();
     });
+  }
+
+  /** Who we are; null until the daemon says. */
+  get session(): Session | null {
+    return this.known?.session ?? null;
+  }
+
+  /** What a login or a logout has made of it; null: ask again. */
+  set session(session: Session | null) {
+    this.known = session && { session, at: performance.now() };
   }
 
   /** What the view that is shown needs, and what else it asks itself. */
@@ -90,13 +102,13 @@ export class Live {
   }
 
   private async askStatus(): Promise<void> {
-    const [status, session] = await Promise.all([
-      get<Status>("/v1/status"),
-      // Who we are changes rarely; an old answer is good for as long as it says so itself.
-      this.session ?? get<Session>("/v1/session"),
-    ]);
+    const { known } = this;
+    const old = known === null || performance.now() - known.at > SESSION_MS;
+    const [status, session] = await Promise.all([get<Status>("/v1/status"), old ? get<Session>("/v1/session") : null]);
+    // Whoever logged in meanwhile is known better.
+    if (session && this.known === known) this.session = session;
+    // Another daemon knows nothing of the login.
     if (this.status && this.status.started_unix_ms !== status.started_unix_ms) this.session = null;
-    else this.session = session;
     this.status = status;
   }
 
