@@ -50,13 +50,16 @@ fn in_path(name: &str) -> Option<PathBuf> {
 }
 
 fn available() -> Result<PathBuf, String> {
-    let browser = BROWSERS.iter().find_map(|name| in_path(name)).ok_or("no Chromium: `cargo xtask setup` installs it")?;
+    let browser =
+        BROWSERS.iter().find_map(|name| in_path(name)).ok_or("no Chromium: `cargo xtask setup` installs it")?;
     in_path("node").ok_or("no Node.js: `cargo xtask setup` installs it")?;
     if !web().join("node_modules/playwright-core").is_dir() {
         return Err("web/node_modules has no playwright-core: run `cargo xtask web`".into());
     }
     if !sdwan::api::dashboard::is_built() {
-        return Err("this sdwan was built without the dashboard's pages: run `cargo xtask web`, then build it again".into());
+        return Err(
+            "this sdwan was built without the dashboard's pages: run `cargo xtask web`, then build it again".into()
+        );
     }
     Ok(browser)
 }

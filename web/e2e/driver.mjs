@@ -34,6 +34,14 @@ async function open({ width, height, scheme, touch, keep }) {
   page.on("console", (message) => message.text().includes("Content Security Policy") && errors.push(message.text()));
 }
 
+/** The page's own policy forbids to evaluate a text in it later: each look is an order of its own. */
+async function wait({ js }) {
+  for (const until = Date.now() + PATIENCE_MS; !(await page.evaluate(js)); ) {
+    if (Date.now() > until) throw new Error(`not within ${PATIENCE_MS / 1000} s`);
+    await new Promise((done) => setTimeout(done, 100));
+  }
+}
+
 /** Frames that were painted, and the longest time between two, in so many seconds. */
 const FRAMES = `(seconds) => new Promise((done) => {
   const times = [];
@@ -66,7 +74,7 @@ const orders = {
   },
   open,
   goto: ({ url }) => page.goto(url, { waitUntil: "load" }).then(() => null),
-  wait: ({ js }) => page.waitForFunction(js, undefined, { polling: 100 }).then(() => null),
+  wait,
   evaluate: ({ js }) => page.evaluate(js),
   click: ({ selector }) => page.click(selector),
   fill: ({ selector, value }) => page.fill(selector, value),

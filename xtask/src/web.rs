@@ -129,7 +129,8 @@ mod tests {
         fs::write(path.join("src/a.ts"), "").unwrap();
         assert!(is_stale(path, "page", &["src"]).unwrap(), "it is missing");
         fs::write(path.join("page"), "").unwrap();
-        let (page, source) = (fs::File::open(path.join("page")).unwrap(), fs::File::open(path.join("src/a.ts")).unwrap());
+        let (page, source) =
+            (fs::File::open(path.join("page")).unwrap(), fs::File::open(path.join("src/a.ts")).unwrap());
         let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
         page.set_modified(SystemTime::now() + std::time::Duration::from_secs(60)).unwrap();
         assert!(!is_stale(path, "page", &["src"]).unwrap());

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::http::{Answer, ask};
 use crate::{ADDRESS, login_link, mesh};
 
-const POLICY: &str = "[{\"name\": \"erp\", \"priority\": 50, \"match\": [{\"protocols\": [\"tcp\"], \"ports\": [8443]}]}]";
+const POLICY: &str =
+    "[{\"name\": \"erp\", \"priority\": 50, \"match\": [{\"protocols\": [\"tcp\"], \"ports\": [8443]}]}]";
 const OURS: (&str, &str) = ("origin", "http://127.0.0.1:51880");
 
 fn log_in(gateway: &Gateway, secret: &str, headers: &[(&str, &str)]) -> Answer {
@@ -53,7 +54,8 @@ fn looking_needs_no_login_and_changing_does() {
     }
 
     // Pages of other sites, and names that somebody makes point here.
-    for header in [("origin", "http://evil.example"), ("sec-fetch-site", "cross-site"), ("sec-fetch-site", "same-site")] {
+    for header in [("origin", "http://evil.example"), ("sec-fetch-site", "cross-site"), ("sec-fetch-site", "same-site")]
+    {
         assert_eq!(get("/v1/status", &[header]).status, 403, "{header:?}");
     }
     assert_eq!(get("/v1/status", &[("host", "evil.example")]).status, 421);

@@ -24,14 +24,17 @@ fn mesh() -> Mesh {
     let providers = ["fibre", "lte"].map(|name| (name, Provider::Bridge));
     let mut builder = Bed::builder().sites(SITES).providers(providers);
     for site in SITES {
-        builder = builder
-            .impair(site, "fibre", Impairment::delay(Duration::from_millis(4)))
-            .impair(site, "lte", Impairment::delay(Duration::from_millis(22)));
+        builder = builder.impair(site, "fibre", Impairment::delay(Duration::from_millis(4))).impair(
+            site,
+            "lte",
+            Impairment::delay(Duration::from_millis(22)),
+        );
     }
     let rates = vec![UplinkRate::mbps("fibre", 200.0, 200.0), UplinkRate::mbps("lte", 40.0, 40.0)];
     let extra = format!("{QUICK_RETURN}\n[dashboard]\nlisten = [\"{ADDRESS}\", \"[::1]:51880\"]\n");
     let bed = builder.build().expect("the bed is built");
-    let mesh = Mesh::prepare(bed, &MeshOptions { rates, extra, ..MeshOptions::default() }).expect("the mesh is prepared");
+    let mesh =
+        Mesh::prepare(bed, &MeshOptions { rates, extra, ..MeshOptions::default() }).expect("the mesh is prepared");
     mesh.start_daemons().expect("the daemons start");
     mesh.wait_until_up(patience(PATIENCE)).expect("all paths come up");
     mesh

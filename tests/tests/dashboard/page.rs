@@ -30,7 +30,9 @@ fn url(view: &str) -> String {
 }
 
 /// Calls, a backup and a web shop between the sites, for as long as this lives.
-struct Traffic(Vec<(UdpSender, UdpReceiver)>);
+struct Traffic {
+    _streams: Vec<(UdpSender, UdpReceiver)>,
+}
 
 impl Traffic {
     fn start(mesh: &Mesh) -> Self {
@@ -41,13 +43,15 @@ impl Traffic {
             (UdpSender::start(from, spec).expect("the sender starts"), receiver)
         };
         let shop = SHOP.map(|port| flow("berlin", "lyon", port, 12.0, 700));
-        Self(shop.chain([
-            flow("berlin", "lyon", 5060, 50.0, 200),
-            flow("lyon", "berlin", 5061, 50.0, 200),
-            flow("berlin", "porto", 27_015, 30.0, 120),
-            flow("porto", "berlin", 8_888, 80.0, 1_200),
-        ])
-        .collect())
+        let streams = shop
+            .chain([
+                flow("berlin", "lyon", 5060, 50.0, 200),
+                flow("lyon", "berlin", 5061, 50.0, 200),
+                flow("berlin", "porto", 27_015, 30.0, 120),
+                flow("porto", "berlin", 8_888, 80.0, 1_200),
+            ])
+            .collect();
+        Self { _streams: streams }
     }
 }
 
@@ -91,7 +95,9 @@ fn a_cut_line_is_seen_at_once_and_stale_answers_never_look_fresh() {
         browser.wait_for(&format!(".topology a.site[data-site={site}]"));
     }
     // Thickness follows traffic: what carries a call is thicker than what carries nothing.
-    browser.wait("[...document.querySelectorAll('.topology .line')].some((line) => line.getAttribute('stroke-width') > 2)");
+    browser.wait(
+        "[...document.querySelectorAll('.topology .line')].some((line) => line.getAttribute('stroke-width') > 2)",
+    );
     // Long enough for records.
     std::thread::sleep(Duration::from_secs(35));
     picture(&mut browser, "overview-light");
@@ -141,7 +147,8 @@ fn history(browser: &mut Browser, gateway: &Gateway) {
     browser.goto(&url("paths"));
     let paths = gateway.paths().expect("the paths are listed");
     let wanted = ("lyon", "fibre", "fibre");
-    let names = |path: &&PathView| (path.site_name.as_str(), path.local_uplink.as_str(), path.remote_uplink.as_str()) == wanted;
+    let names =
+        |path: &&PathView| (path.site_name.as_str(), path.local_uplink.as_str(), path.remote_uplink.as_str()) == wanted;
     let path = paths.iter().find(names).expect("a path");
     browser.goto(&url(&format!("paths?path={}%2F{}", path.site, path.tunnel)));
     browser.click(".spans button:first-child");
@@ -189,7 +196,10 @@ fn a_dry_run_names_the_flow_that_moves_when_the_policy_is_applied() {
     browser.click("form [type=submit]");
     browser.wait("document.querySelector('[data-moves]') !== null");
     let renamed = browser.evaluate("document.querySelector('.dry')?.innerText ?? ''");
-    assert!(renamed.as_str().is_some_and(|text| text.contains(&format!(":{}", SHOP.start())) && text.contains("→ shop")), "{renamed}");
+    assert!(
+        renamed.as_str().is_some_and(|text| text.contains(&format!(":{}", SHOP.start())) && text.contains("→ shop")),
+        "{renamed}"
+    );
     assert_eq!(browser.evaluate("document.querySelector('.actions .primary').disabled"), true, "nobody is logged in");
 
     // With a login, and a policy that spreads flows over all good paths: some move, and each to the path that was told.
@@ -211,9 +221,13 @@ fn a_dry_run_names_the_flow_that_moves_when_the_policy_is_applied() {
     let moving = browser.evaluate(&format!("{row}.cells[0].innerText"));
     let told = browser.evaluate(&format!("{row}.cells[2].innerText.split('⇒')[1].trim()"));
     let (moving, told) = (moving.as_str().unwrap_or_default(), told.as_str().unwrap_or_default());
-    let port: u16 = moving.trim_end_matches(" udp").rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let port: u16 =
+        moving.trim_end_matches(" udp").rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     let now = flow(port);
-    assert!(SHOP.contains(&port) && now.path.uplinks != told && now.class != "shop", "a dry run moves nothing: {now:?}");
+    assert!(
+        SHOP.contains(&port) && now.path.uplinks != told && now.class != "shop",
+        "a dry run moves nothing: {now:?}"
+    );
     browser.evaluate("document.querySelector('.outcome').scrollIntoView({ block: 'end' })");
     picture(&mut browser, "dry-run");
     browser.click(".actions .primary");
@@ -255,7 +269,9 @@ fn every_view_works_on_a_phone_in_the_dark_and_by_keyboard() {
         browser.open(view, !colours.is_empty());
         for name in VIEWS {
             browser.goto(&url(name));
-            browser.wait(&format!("document.querySelector('nav [aria-current=page]')?.getAttribute('href') === '#/{name}'"));
+            browser.wait(&format!(
+                "document.querySelector('nav [aria-current=page]')?.getAttribute('href') === '#/{name}'"
+            ));
             browser.wait("document.querySelector('main').innerText.length > 100");
             std::thread::sleep(Duration::from_millis(1_200));
             no_scroll_sideways(&mut browser, name);
@@ -280,7 +296,7 @@ fn keyboard(browser: &mut Browser) {
     browser.goto(&url("overview"));
     browser.wait("document.querySelectorAll('.topology .lines a').length === 8");
     let focused = |browser: &mut Browser| {
-        let js = "(() => { const e = document.activeElement; return (e.getAttribute('aria-label') || e.innerText || \
+        let js = "(() => { const e = document.activeElement; return e === document.body ? 'BODY' : (e.getAttribute('aria-label') || e.innerText || \
                   e.tagName) + '|' + (getComputedStyle(e).outlineStyle !== 'none' || e.closest('svg') !== null); })()";
         browser.evaluate(js).as_str().unwrap_or_default().to_owned()
     };
@@ -314,4 +330,3 @@ fn keyboard(browser: &mut Browser) {
     let site = title.split(':').next().unwrap_or_default();
     assert!(row.as_str().is_some_and(|row| row.contains(site)), "{row} {title}");
 }
-

@@ -2,7 +2,7 @@
 import { get } from "../api/client";
 import type { Live } from "../api/live";
 import type { Flow, Listing } from "../api/types";
-import { bytes, count, duration, endpoint, rate } from "../lib/format";
+import { bytes, count, duration, endpoint, plural, rate } from "../lib/format";
 import { h, keyed, setClass, setText } from "../ui/dom";
 import { VirtualTable } from "../ui/table";
 import { address, type View } from "./view";
@@ -98,7 +98,7 @@ function drawClasses(parent: HTMLElement, live: Live, chosen: string | null, flo
       element.setAttribute("aria-current", String(mine));
       setText(element.children[0]!, entry.name);
       setText(element.children[1]!, rate(live.rates.of(`class ${entry.name}`)));
-      setText(element.children[2]!, `${entry.preference} · ${count(numbers.get(entry.name) ?? 0)} flows listed`);
+      setText(element.children[2]!, `${entry.preference} · ${plural(numbers.get(entry.name) ?? 0, "flow")} listed`);
     },
   );
 }
