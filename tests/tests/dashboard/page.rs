@@ -114,7 +114,6 @@ fn a_cut_line_is_seen_at_once_and_stale_answers_never_look_fresh() {
     let spoken = browser.evaluate("document.querySelector('[aria-live=polite]').textContent");
     assert!(spoken.as_str().is_some_and(|text| text.contains("4 paths down")), "{spoken}");
     std::thread::sleep(Duration::from_secs(1));
-    picture(&mut browser, "cut-light");
     browser.open(View::DESKTOP.dark(), true);
     browser.goto(&url("overview"));
     paths_are_red(&mut browser, "fibre", 4);
@@ -275,11 +274,8 @@ fn every_view_works_on_a_phone_in_the_dark_and_by_keyboard() {
             browser.wait("document.querySelector('main').innerText.length > 100");
             std::thread::sleep(Duration::from_millis(1_200));
             no_scroll_sideways(&mut browser, name);
-            match (name, view.dark, view.width < 500) {
-                ("flows", false, false) => picture(&mut browser, "flows-light"),
-                ("policies", true, false) => picture(&mut browser, "policies-dark"),
-                ("paths", false, true) => picture(&mut browser, "paths-phone"),
-                _ => {}
+            if name == "flows" && !view.dark && view.width > 500 {
+                picture(&mut browser, "flows-light");
             }
         }
         colours.push(back(&mut browser));

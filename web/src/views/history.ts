@@ -20,6 +20,8 @@ const SPANS: [string, number][] = [
 /** Records come every 10 s. */
 const EVERY_MS = 10_000;
 const HEIGHT = 132;
+/** Shortest span that is plotted, s. */
+const LEAST_S = 120;
 
 type Field = Exclude<keyof HistoryPoint, "time_unix_s">;
 
@@ -203,7 +205,10 @@ export class PathHistory {
     } else {
       CHARTS.forEach((chart, at) => this.plots[at]!.setData(data(chart, history)));
     }
-    for (const plot of this.plots) plot.setScale("x", { min: history.since_unix_s, max: history.until_unix_s });
+    // Of a gateway that is younger than the span, the plot begins with what there is.
+    const first = history.points[0]?.time_unix_s ?? history.since_unix_s;
+    const min = Math.max(history.since_unix_s, Math.min(first, history.until_unix_s - LEAST_S));
+    for (const plot of this.plots) plot.setScale("x", { min, max: history.until_unix_s });
     CHARTS.forEach((chart, at) => this.describeChart(chart, at, history));
   }
 

@@ -127,6 +127,14 @@ export class Topology {
   }
 
   private drawLabels(lines: Line[]): void {
+    // Lines that meet at an uplink have their labels in the order in which they come in: the first above, others below.
+    const places = new Map<string, number>();
+    const met = new Map<string, number>();
+    for (const line of [...lines].sort((a, b) => a.source[1] - b.source[1])) {
+      const rank = met.get(String(line.target)) ?? 0;
+      met.set(String(line.target), rank + 1);
+      places.set(pathId(line.path), rank === 0 ? -5 : 13 * rank);
+    }
     this.svg
       .select<SVGGElement>("g.labels")
       .selectAll<SVGTextElement, Line>("text")
@@ -135,8 +143,7 @@ export class Topology {
       .attr("class", (line) => pathLook(line.path).mood)
       .attr("x", (line) => line.target[0] - 12)
       .attr("text-anchor", "end")
-      // Two lines meet at each uplink: one label above, one below.
-      .attr("y", (line) => line.target[1] + (line.source[1] <= line.target[1] ? -5 : 13))
+      .attr("y", (line) => line.target[1] + places.get(pathId(line.path))!)
       .text((line) => (line.path.state === "up" ? milliseconds(line.path.rtt_ms) : `${pathLook(line.path).shape} ${line.path.state}`));
   }
 
