@@ -1,7 +1,7 @@
 //! What a change of the policies would do to the flows of the moment: the classifier, the decision about path sets and the
 //! selection that would run if it were made, on what is known now. Nothing changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sdwan_common::abi::{Candidate, Config, FlowKey, MAX_CANDIDATES, MAX_ZONES, NO_PATH, PathSet, candidate_flag};
@@ -24,6 +24,8 @@ pub struct Proposal {
     present: Arc<Compilation>,
     compilation: Arc<Compilation>,
     sets: HashMap<(SiteId, u16), PathSet>,
+    /// DSCPs and zones that the policies tell apart: those that one names, and one that none does.
+    marks: Vec<(u8, u32)>,
 }
 
 /// Where one flow would go.
@@ -47,7 +49,9 @@ impl Proposal {
                 sets.insert((site.remote().id, class), record(site, class, &set, &numbers));
             }
         }
-        Self { present: engine.compilation().clone(), compilation: Arc::new(compilation), sets }
+        let present = engine.compilation().clone();
+        let marks = marks(&present, &compilation);
+        Self { present, compilation: Arc::new(compilation), sets, marks }
     }
 
     /// Looks at up to `scan` flows, and lists up to `limit` of those that would change.
@@ -107,35 +111,31 @@ impl Proposal {
         view.truncated = view.flows.len() == limit && (view.change_path > listed as u64 || view.change_class > 0);
         if guessed > 0 {
             view.notes.push(format!(
-                "the flow table keeps neither DSCP nor zone: {guessed} flows were taken as with the lowest of both that \
-                 explain the policy that they match now"
+                "The flow table keeps neither DSCP nor zone: {guessed} flows match another policy then if they are marked \
+                 otherwise than they are taken to be"
             ));
         }
         if strays > 0 {
             view.notes.push(format!(
-                "{strays} flows are on a former path, or were decided by former policies: of them nothing is said"
+                "Of {strays} flows nothing is said: they are on a former path, or were decided by former policies"
             ));
         }
         Ok(view)
     }
 
-    /// DSCP and zone of a flow, which its entry doesn't have: what makes the present policies match as they did. The last
-    /// is whether there was nothing to choose from. `None`: nothing does.
+    /// DSCP and zone of a flow, which its entry doesn't have: the first that make the present policies match as they did. The
+    /// last is whether any that do lead to the same policy. `None`: nothing does.
     fn unseen(&self, record: &FlowRecord) -> Option<(u8, u32, bool)> {
         let rules = &self.present.rules;
-        let fits = |dscp: u8, zone: u32| {
-            let facts = Facts { key: &record.key, dscp, zone };
+        let fits = |(dscp, zone): &(u8, u32)| {
+            let facts = Facts { key: &record.key, dscp: *dscp, zone: *zone };
             classify(&**rules, &facts, rules.scope) == Some(record.flow.rule)
         };
-        let named = self.present.policies.iter().chain(&self.compilation.policies);
-        let mut by_dscp = named.flat_map(|policy| &policy.matches);
-        let certain = by_dscp.all(|alternative| alternative.dscp.is_empty() && alternative.zones.is_empty());
-        if fits(0, 0) {
-            return Some((0, 0, certain));
-        }
-        let zones = u32::try_from(self.present.zones.len().clamp(1, MAX_ZONES)).unwrap_or(1);
-        let all = (0..zones).flat_map(|zone| (0..64).map(move |dscp| (dscp, zone)));
-        all.into_iter().find(|(dscp, zone)| fits(*dscp, *zone)).map(|(dscp, zone)| (dscp, zone, false))
+        let mut fitting = self.marks.iter().copied().filter(fits);
+        let (dscp, zone) = fitting.next()?;
+        let fate = self.classified(&record.key, dscp, zone);
+        let certain = fitting.all(|(dscp, zone)| self.classified(&record.key, dscp, zone) == fate);
+        Some((dscp, zone, certain))
     }
 
     fn fate(
@@ -162,6 +162,19 @@ impl Proposal {
         let rule = number.and_then(|number| rules.rule(number));
         (rule.map(|rule| rule.class), rule.map(|rule| rule.policy))
     }
+}
+
+fn marks(present: &Compilation, proposed: &Compilation) -> Vec<(u8, u32)> {
+    let all = || present.policies.iter().chain(&proposed.policies).flat_map(|policy| &policy.matches);
+    let named: BTreeSet<u8> = all().flat_map(|alternative| &alternative.dscp).map(|dscp| dscp.0).collect();
+    let unnamed = (0..64).find(|dscp| !named.contains(dscp));
+    let zones = match all().any(|alternative| !alternative.zones.is_empty()) {
+        true => u32::try_from(present.zones.len().clamp(1, MAX_ZONES)).unwrap_or(1),
+        false => 1,
+    };
+    // Most packets carry no mark at all.
+    let dscps = unnamed.into_iter().chain(named);
+    dscps.flat_map(|dscp| (0..zones).map(move |zone| (dscp, zone))).collect()
 }
 
 /// A path set as the maps would have it.
