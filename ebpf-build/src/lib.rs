@@ -1,4 +1,4 @@
-//! The only home of how the eBPF object is built: `sdwan/build.rs` builds it with this crate, and `cargo xtask setup`
+//! The only home of how the eBPF object is built: `sdwan/build` builds it with this crate, and `cargo xtask setup`
 //! and `cargo xtask ci-lint` ask it for the toolchain. No dependencies, so that it costs nothing to build.
 //!
 //! Two toolchains serve, in this order:

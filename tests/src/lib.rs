@@ -4,6 +4,7 @@
 //! - [`traffic`]: senders and receivers that account for every packet
 //! - [`mesh`]: real `sdwan` daemons on a bed
 //! - [`clock`]: wall clocks that single processes see differently
+//! - [`browser`]: a real browser in a namespace
 //! - [`chaos`]: what `cargo xtask bench chaos` does
 //! - [`datapath`]: what `cargo xtask bench datapath` measures
 //! - [`engine`]: what `cargo xtask bench engine` measures
@@ -22,6 +23,7 @@
 
 pub mod accuracy;
 pub mod bed;
+pub mod browser;
 pub mod chaos;
 pub mod clock;
 pub mod datapath;

@@ -9,6 +9,7 @@ use ebpf_build::{Machine, Toolchain};
 use crate::cargo::{self, cargo, workspace};
 use crate::progress::{run, step};
 use crate::setup::{self, For};
+use crate::web;
 
 /// Version of cargo-deny; its findings and its configuration change with it.
 const CARGO_DENY_VERSION: &str = "0.20.2";
@@ -25,6 +26,7 @@ pub fn lint() -> Result<ExitCode> {
     run(cargo("clippy").args(cargo::USER_SPACE).args(["--all-targets", "--", "-D", "warnings"]))?;
     step("clippy, eBPF");
     run(&mut ebpf_clippy()?)?;
+    web::test()?;
     step("licences and sources of the dependencies");
     let mut deny = Command::new(cargo_deny()?);
     deny.current_dir(workspace()).args(["check", "licenses", "bans", "sources"]);

@@ -11,6 +11,7 @@ mod run;
 mod setup;
 mod test;
 mod vm;
+mod web;
 
 use std::process::ExitCode;
 
@@ -30,7 +31,9 @@ enum Task {
     /// On Debian 12 and later: packages, then bpf-linker into target/tools. Asks apt for nothing when nothing is
     /// missing. Elsewhere it takes a nightly of rustup with rust-src, or says what to install.
     Setup,
-    /// Build the sdwan binary, eBPF programs included
+    /// Build the dashboard's pages, which the daemon carries; the other tasks do so when they are out of date
+    Web,
+    /// Build the sdwan binary, eBPF programs and the dashboard's pages included
     Build(run::Profile),
     /// Build sdwan and run it
     Run(run::Run),
@@ -60,6 +63,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup => setup::setup(setup::For::Tests).map(|()| ExitCode::SUCCESS),
+        Task::Web => web::build().map(|()| ExitCode::SUCCESS),
         Task::Build(profile) => run::build(&profile),
         Task::Run(run) => run.run(),
         Task::Demo(demo) => demo.run(),

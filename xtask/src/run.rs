@@ -11,6 +11,7 @@ use crate::cargo::{self, cargo};
 use crate::progress;
 use crate::setup::{self, For};
 use crate::vm;
+use crate::web;
 
 /// How much the compiler optimizes.
 #[derive(clap::Args)]
@@ -79,6 +80,7 @@ impl Profile {
     /// Builds binaries and returns the directory that they are in.
     fn build(&self, binaries: &[&str]) -> Result<PathBuf> {
         setup::setup(For::Build)?;
+        web::build_if_possible();
         progress::step(&format!("building {}", binaries.join(", ")));
         let mut command = cargo("build");
         command.args(cargo::USER_SPACE);

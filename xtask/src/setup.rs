@@ -50,6 +50,8 @@ const REFERENCE_PACKAGES: [&str; 1] = ["irtt"];
 const MACHINE_PACKAGES: [&str; 6] = ["qemu-system-x86", "kmod", "binutils", "zstd", "lz4", "xz-utils"];
 /// An independent implementation of STAMP, which ours is tested against; `tests/tests/stamp/peer.rs` looks for it.
 const STAMP_PEER: (&str, &str) = ("stamp-suite", "1.0.0");
+/// The browser that the dashboard is tested in: its package, and its command.
+const BROWSER: &str = "chromium";
 /// Clippy of the compiler that builds the eBPF programs.
 const LINT_PACKAGES: [&str; 1] = ["rust-web-clippy"];
 
@@ -62,6 +64,7 @@ pub fn setup(purpose: For) -> Result<()> {
     if purpose == For::Tests {
         install_stamp_peer();
         unpack_prometheus();
+        install_browser();
     }
     Ok(())
 }
@@ -90,6 +93,16 @@ fn unpack_prometheus() {
     let tools = fs::create_dir_all(workspace().join("target/tools")).map_err(Into::into);
     if let Err(error) = tools.and_then(|()| fetch::package("prometheus", &target)) {
         step(&format!("no Prometheus, the tests with it will be skipped: {error:#}"));
+    }
+}
+
+/// What the dashboard's pages are tested in. Without it, the tests that need it say so as skipped.
+fn install_browser() {
+    if in_path(BROWSER) || !has_apt() {
+        return;
+    }
+    if let Err(error) = install_packages(&[BROWSER.to_owned()]) {
+        step(&format!("no {BROWSER}, the tests with it will be skipped: {error:#}"));
     }
 }
 
@@ -170,7 +183,10 @@ fn install_linker(toolchain: &Toolchain, apt: bool) -> Result<()> {
 }
 
 /// Installs those of the packages that are missing.
-fn install_packages(packages: &[String]) -> Result<()> {
+///
+/// # Errors
+/// When one can't be installed; the text says what to do.
+pub fn install_packages(packages: &[String]) -> Result<()> {
     let installed = installed(packages)?;
     let missing: Vec<&String> = packages.iter().filter(|package| !installed.contains(*package)).collect();
     if missing.is_empty() {
@@ -248,7 +264,8 @@ pub fn has_apt() -> bool {
     in_path("apt-get") && in_path("dpkg-query")
 }
 
-fn in_path(program: &str) -> bool {
+/// Is there such a program?
+pub fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Programs of administrators are not in everybody's PATH.
     let system = ["/usr/sbin", "/sbin"].map(Into::into);

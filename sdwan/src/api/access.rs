@@ -107,6 +107,11 @@ pub enum Peer {
         /// Where from.
         address: String,
     },
+    /// Whoever reaches the dashboard on a loopback address: may look, and log in to do more.
+    Browser {
+        /// Where from.
+        address: String,
+    },
     /// Whoever reaches the port where metrics are served without a login.
     Scraper {
         /// Where from.
@@ -119,7 +124,7 @@ pub enum Peer {
 pub struct Caller {
     /// Who: `uid 0`, `certificate alice`, `token grafana`.
     pub who: String,
-    /// By which way: `unix`, `tls`.
+    /// By which way: `unix`, `tls`, `http`.
     pub via: &'static str,
     /// Where from: a process, or an address.
     pub source: String,

@@ -221,6 +221,16 @@ impl Client {
         self.send::<(), _>(Method::DELETE, &format!("/v1/tokens/{}", escape(name)), None).await
     }
 
+    /// Who asks, and where the dashboard is.
+    pub async fn session(&self) -> Result<SessionView, ClientError> {
+        self.get("/v1/session").await
+    }
+
+    /// Makes a code that lets somebody log in to the dashboard, once.
+    pub async fn dashboard_code(&self, order: &CodeOrder) -> Result<CodeView, ClientError> {
+        self.send(Method::POST, "/v1/session/code", Some(order)).await
+    }
+
     /// Removes everything and stops the daemon.
     pub async fn down(&self) -> Result<DoneView, ClientError> {
         self.send::<(), _>(Method::POST, "/v1/down", None).await

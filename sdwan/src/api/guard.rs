@@ -6,25 +6,36 @@ use std::sync::Arc;
 
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 
 use super::access::{Caller, Peer, Role};
 use super::refusals::{Reason, Refusals};
-use super::server::Failure;
+use super::server::{Api, Failure};
+use super::sessions::Sessions;
 use super::tokens::Tokens;
+use crate::measure::clock;
+
+/// Where one logs in.
+const LOGIN: &str = "/v1/session";
 
 /// What it takes to let somebody in.
 #[derive(Debug)]
 pub(super) struct Guard {
     pub refusals: Arc<Refusals>,
     pub tokens: Tokens,
+    pub sessions: Sessions,
     /// Names that this gateway is called by over TLS: those in its certificate.
     pub names: BTreeSet<String>,
 }
 
 impl Guard {
+    pub fn new(api: &Api, names: BTreeSet<String>) -> Self {
+        let Api { refusals, tokens, sessions, .. } = api;
+        Self { refusals: refusals.clone(), tokens: tokens.clone(), sessions: sessions.clone(), names }
+    }
+
     fn refuse(&self, reason: Reason, status: StatusCode, text: String) -> Failure {
         self.refusals.count(reason, &text);
         Failure::new(status, text)
@@ -72,7 +83,34 @@ impl Guard {
         })
     }
 
-    fn caller(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Failure> {
+    /// Whoever has logged in to the dashboard. A change that a cookie is to allow must say which page it is from: every
+    /// browser does.
+    fn logged_in(&self, peer: &Peer, method: &Method, headers: &HeaderMap) -> Result<Option<Caller>, Failure> {
+        let (via, address) = match peer {
+            Peer::Browser { address } => ("http", address),
+            Peer::Stranger { address } | Peer::Certificate { role: Some(_), address, .. } => ("tls", address),
+            Peer::Local { .. } | Peer::Certificate { role: None, .. } | Peer::Scraper { .. } => return Ok(None),
+        };
+        let Some(session) = self.sessions.find(headers, clock::now()) else { return Ok(None) };
+        if session.token.is_some_and(|hash| !self.tokens.knows(&hash)) {
+            return Ok(None);
+        }
+        let says_where = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
+        if !method.is_safe() && !says_where {
+            let text = "a change by a login of the dashboard must come from its page: Origin is missing".to_owned();
+            return Err(self.refuse(Reason::CrossSite, StatusCode::FORBIDDEN, text));
+        }
+        Ok(Some(Caller { who: session.who, via, source: address.clone(), role: session.role }))
+    }
+
+    fn caller(&self, peer: &Peer, method: &Method, path: &str, headers: &HeaderMap) -> Result<Caller, Failure> {
+        if let Some(caller) = self.logged_in(peer, method, headers)? {
+            return Ok(caller);
+        }
+        let nobody = |via, address: &String| {
+            let who = "somebody without a login".to_owned();
+            Caller { who, via, source: address.clone(), role: Role::Viewer }
+        };
         let unauthorized = |reason, text: String| Err(self.refuse(reason, StatusCode::UNAUTHORIZED, text));
         match peer {
             Peer::Local { uid, pid } => Ok(Caller::local(*uid, *pid)),
@@ -87,6 +125,9 @@ impl Guard {
                 );
                 Err(self.refuse(Reason::UnknownUser, StatusCode::FORBIDDEN, text))
             }
+            Peer::Browser { address } => Ok(nobody("http", address)),
+            // Whoever logs in can't have done so before.
+            Peer::Stranger { address } if method == Method::POST && path == LOGIN => Ok(nobody("tls", address)),
             Peer::Stranger { address } => {
                 let Some(token) = bearer(headers) else {
                     let text = "a client certificate is needed, or a token (`Authorization: Bearer …`)".to_owned();
@@ -125,8 +166,18 @@ pub(super) async fn admit(
         guard.our_name(headers)?;
     }
     guard.same_site(headers)?;
-    let caller = guard.caller(peer, headers)?;
+    let caller = guard.caller(peer, request.method(), request.uri().path(), headers)?;
     request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// For the dashboard's files, which are the same for everybody and secret to nobody: any page may lead to them.
+pub(super) async fn admit_page(
+    State(guard): State<Arc<Guard>>,
+    request: HttpRequest,
+    next: Next,
+) -> Result<Response, Failure> {
+    guard.our_name(request.headers())?;
     Ok(next.run(request).await)
 }
 
@@ -180,7 +231,7 @@ mod tests {
 
     fn guard() -> Guard {
         let names = ["gw.example.net", "*.branch.example.net"].map(str::to_owned).into();
-        Guard { refusals: Arc::default(), tokens: Tokens::default(), names }
+        Guard { refusals: Arc::default(), tokens: Tokens::default(), sessions: Sessions::default(), names }
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

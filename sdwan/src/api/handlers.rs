@@ -18,18 +18,23 @@ use utoipa_axum::routes;
 
 use super::access::{Caller, Role};
 use super::audit::Made;
+use super::dashboard;
 use super::flow::FlowSpec;
-use super::guard::{Guard, admit, admit_scraper, require};
+use super::guard::{Guard, admit, admit_page, admit_scraper, require};
 use super::metrics::{self, Snapshot};
 use super::openapi;
-use super::queries::{AddQuery, AuditListQuery, EventsQuery, MeasureMtu, TracedQuery, in_range};
+use super::queries::{
+    AddQuery, AuditListQuery, DryRunQuery, EventsQuery, HistoryQuery, MeasureMtu, TracedQuery, in_range,
+};
 use super::report::{ReportQuery, report};
 use super::request::{Changed, FlowFilter, Request};
 use super::server::{Api, Failure, MEASUREMENT_TIMEOUT};
+use super::session;
 use super::tokens;
 use super::views::*;
 use crate::config::is_name;
 use crate::engine::policy::Policy;
+use crate::engine::types::{PathKey, TunnelKey};
 use crate::measure::clock;
 
 /// Everything that can be asked, and the role that it takes.
@@ -45,9 +50,11 @@ pub(super) fn endpoints() -> Vec<(Role, UtoipaMethodRouter<Api>)> {
         (Viewer, routes!(policies)),
         (Operator, routes!(add_policies)),
         (Viewer, routes!(test_policy)),
+        (Viewer, routes!(dry_run)),
         (Operator, routes!(remove_policy)),
         (Viewer, routes!(events)),
         (Viewer, routes!(report_of)),
+        (Viewer, routes!(history)),
         (Viewer, routes!(explain)),
         (Operator, routes!(trace)),
         (Operator, routes!(traced, end_trace)),
@@ -58,32 +65,38 @@ pub(super) fn endpoints() -> Vec<(Role, UtoipaMethodRouter<Api>)> {
         (Admin, routes!(add_token)),
         (Admin, routes!(remove_token)),
         (Admin, routes!(audit)),
+        (Viewer, routes!(session::session, session::log_in, session::log_out)),
+        (Admin, routes!(session::make_code)),
         (Admin, routes!(down)),
         (Admin, routes!(reload)),
     ]
 }
 
-/// The whole API. Over TLS, requests must be meant for an address or for one of `names`.
-pub(super) fn router(api: Api, names: BTreeSet<String>) -> Router {
-    let guard = Guard { refusals: api.refusals.clone(), tokens: api.tokens.clone(), names };
+/// The whole API. Over TCP, requests must be meant for an address or for one of `names`. `pages`: with the dashboard.
+pub(super) fn router(api: Api, names: BTreeSet<String>, pages: bool) -> Router {
+    let guard = Arc::new(Guard::new(&api, names));
     let mut router = OpenApiRouter::new();
     for (role, (schemas, paths, methods)) in endpoints() {
         let methods: axum::routing::MethodRouter<Api> =
             methods.layer(from_fn_with_state((role, api.refusals.clone()), require));
         router = router.routes((schemas, paths, methods));
     }
-    Router::from(router)
+    let router = Router::from(router)
         .fallback(|| async { Failure::not_found("there is no such path in version 1 of the API") })
         .method_not_allowed_fallback(|| async {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path of the API doesn't take this method")
         })
-        .layer(from_fn_with_state(Arc::new(guard), admit))
-        .with_state(api)
+        .layer(from_fn_with_state(guard.clone(), admit))
+        .with_state(api);
+    match pages {
+        true => router.merge(dashboard::pages().layer(from_fn_with_state(guard, admit_page))),
+        false => router,
+    }
 }
 
 /// Metrics alone, for a port without a login.
 pub(super) fn metrics_router(api: Api) -> Router {
-    let guard = Guard { refusals: api.refusals.clone(), tokens: api.tokens.clone(), names: BTreeSet::new() };
+    let guard = Guard::new(&api, BTreeSet::new());
     Router::new()
         .route("/metrics", axum::routing::get(metrics_page))
         .fallback(|| async { Failure::not_found("there is only /metrics here") })
@@ -223,6 +236,24 @@ async fn test_policy(State(api): State<Api>, request: HttpRequest) -> Result<Jso
     Ok(Json(api.ask(|reply| Request::TestPolicy(flow, reply)).await?))
 }
 
+/// Which of the present flows a change of the policies would move: policies that are added, or one that is removed.
+#[utoipa::path(post, path = "/v1/policies/dry-run", tag = "steering", params(DryRunQuery), request_body = Vec<Policy>,
+    responses((status = OK, description = "What would change; nothing did", body = DryRunView)))]
+async fn dry_run(
+    State(api): State<Api>,
+    options: Result<Query<DryRunQuery>, QueryRejection>,
+    request: HttpRequest,
+) -> Result<Json<DryRunView>, Failure> {
+    let options = query(options)?;
+    in_range("limit", options.limit, DryRunQuery::MAX_LIMIT).map_err(Failure::wrong)?;
+    let policies: Vec<Policy> = api.json(request).await?;
+    if options.remove.is_some() && !policies.is_empty() {
+        return Err(Failure::wrong("policies to add and one to remove are two changes: try one after the other"));
+    }
+    let view = api.ask(|reply| Request::DryRun { policies, query: options, reply }).await?;
+    Ok(Json(*view))
+}
+
 /// Which path a flow takes, and why.
 #[utoipa::path(post, path = "/v1/explain", tag = "steering", request_body = FlowSpec,
     responses((status = OK, description = "What the kernel would do", body = ExplainView)))]
@@ -325,6 +356,21 @@ async fn report_of(
     let site_name = Some(api.ask(Request::Status).await?.site_name);
     let view = api.stored(move |store| store.read(|reader| report(reader, span))).await?;
     Ok(Json(ReportView { site_name, ..view }))
+}
+
+/// How a path did over a span of time.
+#[utoipa::path(get, path = "/v1/history", tag = "history", params(HistoryQuery),
+    responses((status = OK, description = "Quality, traffic and capacity, step by step", body = HistoryView)))]
+async fn history(
+    State(api): State<Api>,
+    options: Result<Query<HistoryQuery>, QueryRejection>,
+) -> Result<Json<HistoryView>, Failure> {
+    let options = query(options)?;
+    options.check().map_err(Failure::wrong)?;
+    let HistoryQuery { site, local, remote, since, until, points } = options;
+    let path = PathKey { site, tunnel: TunnelKey { local, remote } };
+    let series = api.stored(move |store| store.read(|reader| reader.path_series(&path, since, until, points))).await?;
+    Ok(Json(HistoryView::new(site, path.tunnel, &series)))
 }
 
 /// Who changed what.

@@ -8,6 +8,7 @@
 //! - [`server`]: the daemon's side; `listen`: its sockets and their clients; `guard`: who is let in; `handlers`: what
 //!   each path does; `queries`: what requests hold
 //! - [`tls`]: the side on TCP; [`scrape`]: `/metrics` on TCP without a login
+//! - [`dashboard`]: the pages for browsers, and where they are; [`sessions`]: who logged in there; `session`: how
 //! - [`tokens`]: what lets viewers in; [`audit`]: who changed what; [`refusals`]: who was turned away
 //! - [`openapi`]: the document of all that
 //! - [`client`]: the side of the other commands; [`remote`]: the same from another machine
@@ -20,6 +21,7 @@ pub mod answer;
 pub mod audit;
 pub mod certificates;
 pub mod client;
+pub mod dashboard;
 pub mod flow;
 mod guard;
 mod handlers;
@@ -33,6 +35,8 @@ pub mod report;
 pub mod request;
 pub mod scrape;
 pub mod server;
+mod session;
+pub mod sessions;
 pub mod tls;
 pub mod tokens;
 pub mod views;

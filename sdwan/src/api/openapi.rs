@@ -22,6 +22,7 @@ pub fn document() -> OpenApi {
     let info = InfoBuilder::new().title("sdwan").version(env!("CARGO_PKG_VERSION")).description(Some(ABOUT)).build();
     let mut components = Components::new();
     components.add_security_scheme("certificate", SecurityScheme::MutualTls { description: None, extensions: None });
+    // The cookie's name is another one for each daemon: `POST /v1/session` sets it.
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     let base = OpenApiBuilder::new().info(info).components(Some(components)).build();
     let mut router = OpenApiRouter::with_openapi(base);

@@ -132,3 +132,66 @@ impl EventsQuery {
         }
     }
 }
+
+/// Query of `POST /v1/policies/dry-run`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DryRunQuery {
+    /// Stored policies of these names would be replaced.
+    pub replace: bool,
+    /// The stored policy of this name would be removed; the body then has no policy.
+    pub remove: Option<String>,
+    /// Most flows that are listed, 1..=1000.
+    pub limit: usize,
+}
+
+impl DryRunQuery {
+    /// Largest `limit`.
+    pub const MAX_LIMIT: usize = 1_000;
+}
+
+impl Default for DryRunQuery {
+    fn default() -> Self {
+        Self { replace: false, remove: None, limit: 200 }
+    }
+}
+
+/// Query of `GET /v1/history`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct HistoryQuery {
+    /// The remote site's id.
+    #[param(value_type = String)]
+    pub site: crate::engine::types::SiteId,
+    /// Index of the local uplink, 0..=7.
+    #[param(value_type = u8)]
+    pub local: crate::engine::types::UplinkIndex,
+    /// Index of the remote uplink, 0..=7.
+    #[param(value_type = u8)]
+    pub remote: crate::engine::types::UplinkIndex,
+    /// Begin, Unix time in s.
+    pub since: i64,
+    /// End, Unix time in s.
+    pub until: i64,
+    /// Most points, 10..=1000.
+    #[serde(default = "HistoryQuery::default_points")]
+    pub points: i64,
+}
+
+impl HistoryQuery {
+    const fn default_points() -> i64 {
+        400
+    }
+
+    /// The error says what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        let span = super::report::ReportQuery { since: self.since, until: self.until };
+        span.span()?;
+        match (10..=1_000).contains(&self.points) {
+            true => Ok(()),
+            false => Err(format!("points {} is out of range: write a number in 10..=1000", self.points)),
+        }
+    }
+}

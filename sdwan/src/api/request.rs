@@ -6,9 +6,10 @@ use tokio::sync::oneshot;
 use utoipa::IntoParams;
 
 use super::flow::FlowSpec;
+use super::queries::DryRunQuery;
 use super::views::{
-    CapacityOrder, CapacityRunView, DoneView, ExplainView, FlowView, MtuView, PathView, PolicyTestView, PolicyView,
-    SiteView, StatusView, TraceOrder, TraceView,
+    CapacityOrder, CapacityRunView, DoneView, DryRunView, ExplainView, FlowView, MtuView, PathView, PolicyTestView,
+    PolicyView, SiteView, StatusView, TraceOrder, TraceView,
 };
 use crate::engine::policy::Policy;
 
@@ -104,6 +105,15 @@ pub enum Request {
     },
     /// Remove a stored policy by name.
     RemovePolicy(String, Reply<Changed>),
+    /// What would policies that are added, or one that is removed, do to the flows of the moment?
+    DryRun {
+        /// The policies that would be added.
+        policies: Vec<Policy>,
+        /// How, or which one would be removed.
+        query: DryRunQuery,
+        /// What would change.
+        reply: Reply<Box<DryRunView>>,
+    },
     /// Which policy does a flow match?
     TestPolicy(FlowSpec, Reply<PolicyTestView>),
     /// What would the kernel do with a packet of a flow?

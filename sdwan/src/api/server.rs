@@ -18,13 +18,14 @@ use super::handlers;
 use super::listen::serve;
 use super::refusals::{Reason, Refusals};
 use super::request::{Refusal, Reply, Request};
+use super::sessions::Sessions;
 use super::tls::Tls;
 use super::tokens::Tokens;
 use super::views::{ErrorView, VERSION};
 use crate::store::{Store, StoreError};
 
 pub use super::listen::{CONNECTIONS, CONNECTIONS_PER_SOURCE};
-pub use super::queries::{AuditListQuery, EventsQuery};
+pub use super::queries::{AuditListQuery, DryRunQuery, EventsQuery, HistoryQuery};
 
 /// Largest body of a request, bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
@@ -99,7 +100,7 @@ impl Server {
     /// Serves until dropped.
     pub async fn run(self, api: Api) {
         let refusals = api.refusals.clone();
-        serve(&self.listener, handlers::router(api, Default::default()), refusals).await;
+        serve(&self.listener, handlers::router(api, Default::default(), false), refusals).await;
     }
 }
 
@@ -110,6 +111,9 @@ pub struct Api {
     pub(super) store: Store,
     pub(super) refusals: Arc<Refusals>,
     pub(super) tokens: Tokens,
+    pub(super) sessions: Sessions,
+    /// Where the dashboard is.
+    pub(super) addresses: Arc<[String]>,
 }
 
 impl Api {
@@ -119,13 +123,19 @@ impl Api {
     /// When the tokens can't be read.
     pub fn new(requests: mpsc::Sender<Request>, store: Store) -> Result<Self, StoreError> {
         let tokens = Tokens::load(&store)?;
-        Ok(Self { requests, store, refusals: Arc::default(), tokens })
+        let (refusals, sessions, addresses) = (Arc::default(), Sessions::default(), Arc::default());
+        Ok(Self { requests, store, refusals, tokens, sessions, addresses })
+    }
+
+    /// Says where the dashboard is, for those who ask for a login.
+    pub fn with_addresses(self, addresses: Vec<String>) -> Self {
+        Self { addresses: addresses.into(), ..self }
     }
 
     /// Serves on TCP until dropped.
     pub async fn run_tls(self, tls: Tls) {
         let refusals = self.refusals.clone();
-        let router = handlers::router(self, tls.names().clone());
+        let router = handlers::router(self, tls.names().clone(), true);
         tls.run(router, refusals).await;
     }
 

@@ -63,6 +63,13 @@ impl Tokens {
         Ok(())
     }
 
+    /// Whether a token with this hash is valid now.
+    pub fn knows(&self, hash: &[u8; 32]) -> bool {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::unix_s();
+        entries.get(hash).is_some_and(|entry| entry.expires_unix_s.is_none_or(|end| now < end))
+    }
+
     /// Name of a token that is valid now. It is looked up by its hash, which somebody who guesses can't steer: how long
     /// that takes tells nothing.
     pub fn find(&self, token: &str) -> Option<String> {

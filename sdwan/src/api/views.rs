@@ -18,11 +18,13 @@ use crate::engine::types::{MeshId, SiteId, TunnelKey};
 use crate::store::StoreHealth;
 
 mod access;
+mod history;
 mod report;
 mod steering;
 mod traced;
 
 pub use access::*;
+pub use history::*;
 pub use report::*;
 pub use steering::*;
 pub use traced::*;

@@ -8,6 +8,7 @@ mod api_schema;
 mod audit;
 mod check;
 mod config;
+mod dashboard;
 mod down;
 mod events;
 mod explain;
@@ -124,6 +125,8 @@ enum Command {
     Replay(replay::Args),
     /// Show who changed what
     Audit(audit::Args),
+    /// Show where the dashboard is, or make a link that logs somebody in there, once
+    Dashboard(dashboard::Args),
     /// Make, list and remove the tokens of viewers
     Token(token::Args),
     /// Say which path a flow takes, and why
@@ -188,6 +191,7 @@ impl Command {
             | Self::Events(_)
             | Self::Report(_)
             | Self::Audit(_)
+            | Self::Dashboard(_)
             | Self::Token(_)
             | Self::Explain(_)
             | Self::Trace(_)
@@ -331,6 +335,7 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             Command::Policies(args) => args.run(context).await,
             Command::Events(args) => args.run(context).await,
             Command::Audit(args) => args.run(context).await,
+            Command::Dashboard(args) => args.run(context).await,
             Command::Token(args) => args.run(context).await,
             Command::Report(args) => args.run(context).await,
             Command::Explain(args) => args.run(context).await,

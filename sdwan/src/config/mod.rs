@@ -5,6 +5,7 @@
 //! and its default; a test holds it equal to [`Config::default`].
 
 mod api;
+mod dashboard;
 mod early;
 mod metrics;
 mod options;
@@ -33,6 +34,7 @@ use crate::engine::settings::Settings;
 use crate::engine::types::{SiteId, UplinkIndex};
 
 pub use api::{ApiConfig, ApiUser};
+pub use dashboard::DashboardConfig;
 pub use early::{GuardConfig, XdpConfig};
 pub use metrics::MetricsConfig;
 pub(crate) use options::from_here;
@@ -92,6 +94,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// `[api]`.
     pub api: ApiConfig,
+    /// `[dashboard]`.
+    pub dashboard: DashboardConfig,
     /// `[[drop]]`.
     #[serde(rename = "drop", skip_serializing_if = "Vec::is_empty")]
     pub drops: Vec<DropRule>,
@@ -478,6 +482,7 @@ impl Default for Config {
             stamp: StampConfig::default(),
             metrics: MetricsConfig::default(),
             api: ApiConfig::default(),
+            dashboard: DashboardConfig::default(),
             drops: Vec::new(),
             policies: Vec::new(),
         }

@@ -38,6 +38,7 @@ pub(super) fn read(text: &str, options: &Options) -> (Config, Notes) {
     stamp::read(&mut config.stamp, root.section(notes_ref, "stamp"), notes_ref);
     metrics::read(&mut config.metrics, root.section(notes_ref, "metrics"), notes_ref);
     api::read(&mut config.api, root.section(notes_ref, "api"), notes_ref);
+    dashboard::read(&mut config.dashboard, root.section(notes_ref, "dashboard"), notes_ref);
     config.policies = root.list(notes_ref, "policy", "a table");
     root.finish(notes_ref);
     apply(&mut config, options, notes_ref);

@@ -27,6 +27,7 @@ pub(super) fn validate(config: &Config, notes: &mut Notes) {
     stamp::validate(&config.stamp, notes);
     metrics::validate(&config.metrics, notes);
     api::validate(config, notes);
+    dashboard::validate(config, notes);
     if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
         let remedy = "write error, warn, info, debug, trace, or directives such as \"info,sdwan::tunnel=debug\"";
         notes.problem("log.level", format!("{:?} is not a level", config.log.level), remedy);

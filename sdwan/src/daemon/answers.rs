@@ -8,18 +8,20 @@ use tokio::sync::mpsc;
 
 use super::capacity::CapacityRequest;
 use super::core::Core;
+use super::dry_run::Proposal;
 use super::explain::explain;
 use super::names::{Names, touches};
 use super::policies;
 use super::views;
 use crate::api::answer::{test_policy, these};
 use crate::api::request::{Changed, FlowFilter, Refusal, Reply, Request};
-use crate::api::views::{CopiesView, DoneView, Health, PolicyView, StatusView, VERSION};
+use crate::api::server::DryRunQuery;
+use crate::api::views::{CopiesView, DoneView, DryRunView, Health, PolicyView, StatusView, VERSION};
 use crate::config::Inadmissible;
 use crate::dataplane::{Reader, XdpState};
 use crate::engine::events::{EngineEvent, EventKind};
 use crate::engine::path::PathState;
-use crate::engine::policy::Mode;
+use crate::engine::policy::{Mode, Policy};
 use crate::engine::types::PathKey;
 use crate::engine::uplink_usable;
 use crate::measure::clock;
@@ -64,6 +66,7 @@ impl Core {
                 });
                 drop(reply.send(changed));
             }
+            Request::DryRun { policies, query, reply } => self.dry_run(&policies, &query, reply),
             Request::TestPolicy(flow, reply) => drop(reply.send(test_policy(self.engine.compilation(), &flow))),
             Request::Explain(flow, reply) => {
                 let names = Names::new(&self.engine, &self.plane_status.numbers);
@@ -101,6 +104,21 @@ impl Core {
             };
             let records = locked(&scanner).flows(FLOW_SCAN, filter.limit.saturating_add(1), keep);
             drop(reply.send(Ok(records.iter().map(|record| names.flow(record, now)).collect())));
+        });
+    }
+
+    /// The flows are looked at in a thread of its own.
+    fn dry_run(&self, policies: &[Policy], query: &DryRunQuery, reply: Reply<Box<DryRunView>>) {
+        let compilation = match self.policies.proposed(policies, query.replace, query.remove.as_deref()) {
+            Ok(compilation) => compilation,
+            Err(error) => return drop(reply.send(Err(refusal(error)))),
+        };
+        let numbers = &self.plane_status.numbers;
+        let proposal = Proposal::new(&self.engine, compilation, numbers, clock::now());
+        let (names, scanner, limit) = (Names::new(&self.engine, numbers), self.scanner.clone(), query.limit);
+        tokio::task::spawn_blocking(move || {
+            let view = proposal.run(&locked(&scanner), &names, FLOW_SCAN, limit, clock::now());
+            drop(reply.send(view.map(Box::new)));
         });
     }
 

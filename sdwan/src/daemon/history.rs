@@ -14,6 +14,7 @@ use crate::dataplane::TcpRttSummary;
 use crate::engine::Site;
 use crate::engine::Time;
 use crate::engine::account::Times;
+use crate::engine::capacity::Direction;
 use crate::engine::emodel::Codec;
 use crate::engine::path::{Path, PathState};
 use crate::engine::policy::ClassSpec;
@@ -239,6 +240,8 @@ fn path_metrics(path: PathKey, state: &Path, watched: Watched, tcp: &TcpRttSumma
         data_loss_backward_packets: data.backward_packets,
         tcp_rtt_ms: tcp_milliseconds(tcp.median, tcp),
         tcp_rtt_min_ms: tcp_milliseconds(tcp.minimum, tcp),
+        capacity_bps: state.capacity(),
+        capacity_backward_bps: state.known_capacity().found(Direction::Backward).map(|found| found.bits_per_second),
         ..absent_metrics(path, watched, time_unix_s)
     }
 }

@@ -5,6 +5,7 @@ mod answers;
 mod capacity;
 mod core;
 pub mod desired;
+mod dry_run;
 mod early;
 mod explain;
 mod history;

@@ -70,8 +70,26 @@ impl Policies {
         Ok(())
     }
 
+    /// What would apply after [`Self::add`], or after [`Self::remove`] of `remove`: the same checks, and nothing changes.
+    pub fn proposed(&self, policies: &[Policy], replace: bool, remove: Option<&str>) -> Result<Compilation, Error> {
+        match remove {
+            Some(name) => Ok(compile_with(&self.config, &self.without(name)?)?),
+            None => Ok(admit_policies(&self.config, &self.stored, policies, replace)?.1),
+        }
+    }
+
     /// Removes a stored policy.
     pub fn remove(&mut self, name: &str, store: &Store) -> Result<(), Error> {
+        let stored = self.without(name)?;
+        let compilation = compile_with(&self.config, &stored)?;
+        store.remove_policy(name)?;
+        self.stored = stored;
+        self.compilation = Arc::new(compilation);
+        Ok(())
+    }
+
+    /// The stored policies but for one.
+    fn without(&self, name: &str) -> Result<Vec<Policy>, Error> {
         let stored: Vec<Policy> = self.stored.iter().filter(|policy| policy.name != name).cloned().collect();
         if stored.len() == self.stored.len() {
             let known = self.compilation.policies.iter().any(|policy| policy.name == name);
@@ -81,10 +99,6 @@ impl Policies {
             };
             return Err(Error::NotStored(text));
         }
-        let compilation = compile_with(&self.config, &stored)?;
-        store.remove_policy(name)?;
-        self.stored = stored;
-        self.compilation = Arc::new(compilation);
-        Ok(())
+        Ok(stored)
     }
 }

@@ -22,6 +22,7 @@ use super::routes::RouteTask;
 use super::settings::{backend_choice, dataplane_settings, discovery_config, uplink_specs, with_indices};
 use super::supervisor;
 use super::teardown::teardown;
+use crate::api::dashboard;
 use crate::api::request::{Changed, Refusal, Reply, Request};
 use crate::api::scrape;
 use crate::api::server::{Api, ServeError, Server};
@@ -185,7 +186,9 @@ pub async fn run(
         }
         opened => opened?,
     };
-    let answers = Api::new(running.requests.clone(), store.clone())?;
+    let addresses = dashboard::addresses(&config.dashboard.listen, &config.api.listen, tls.as_ref());
+    let answers = Api::new(running.requests.clone(), store.clone())?.with_addresses(addresses);
+    let shown = tokio::spawn(dashboard::run(config.dashboard.listen.clone(), answers.clone()));
     let scraped = tokio::spawn(scrape::run(config.metrics.listen.clone(), answers.clone()));
     let secured = tls.map(|tls| tokio::spawn(answers.clone().run_tls(tls)));
     let api = tokio::spawn(server.run(answers));
@@ -216,7 +219,7 @@ pub async fn run(
     finish(config, core, exit, store, running).await?;
     api.abort();
     // Their sockets are closed then, and a start that follows can have their addresses.
-    for listening in [Some(scraped), secured].into_iter().flatten() {
+    for listening in [Some(scraped), Some(shown), secured].into_iter().flatten() {
         listening.abort();
         let _ = listening.await;
     }

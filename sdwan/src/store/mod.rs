@@ -15,6 +15,7 @@
 
 mod api;
 mod durable;
+mod history;
 mod lock;
 mod open;
 mod query;
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use api::{AuditEntry, AuditOutcome, AuditQuery, TokenRecord};
+pub use history::PathSeries;
 pub use lock::{LockError, StateLock};
 pub use query::{EventQuery, MetricPoint, Reader, Resolution, StoredEvent, StoredSite};
 pub use record::{ClassMetrics, FlowSample, PathMetrics, Record, SiteRecord, UplinkMetrics};

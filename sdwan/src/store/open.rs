@@ -21,11 +21,12 @@ const DURABLE_TABLES: [&str; 8] =
     ["sites", "uplinks", "policies", "own_sequence", "announcements", "revocations", "api_tokens", "audit"];
 
 /// What each version of the schema adds. A step that was ever released stays as it is.
-pub(super) const SCHEMA: [&str; 4] = [
+pub(super) const SCHEMA: [&str; 5] = [
     include_str!("schema.sql"),
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
     include_str!("schema-api.sql"),
+    include_str!("schema-capacity.sql"),
 ];
 static MIGRATIONS: LazyLock<Migrations<'static>> =
     LazyLock::new(|| Migrations::new(SCHEMA.into_iter().map(M::up).collect()));

@@ -72,6 +72,10 @@ pub struct PathMetrics {
     pub tcp_rtt_ms: Option<f64>,
     /// The smallest, ms.
     pub tcp_rtt_min_ms: Option<f64>,
+    /// Capacity towards the peer as it is known, bit/s of outer IP packets.
+    pub capacity_bps: Option<u64>,
+    /// Capacity from the peer, likewise.
+    pub capacity_backward_bps: Option<u64>,
     /// User packets sent since the previous record.
     pub sent_packets: u64,
     /// Bytes of them.
@@ -104,6 +108,8 @@ impl PathMetrics {
             data_loss_backward_packets: 0,
             tcp_rtt_ms: None,
             tcp_rtt_min_ms: None,
+            capacity_bps: None,
+            capacity_backward_bps: None,
             sent_packets: 0,
             sent_bytes: 0,
             received_packets: 0,
@@ -267,9 +273,9 @@ fn insert_metrics(transaction: &Transaction<'_>, metrics: &PathMetrics) -> rusql
              rtt_min_ms, rtt_max_ms, jitter_forward_ms, jitter_backward_ms, loss_forward_pct, loss_backward_pct, mos,
              sent_packets, sent_bytes, received_packets, received_bytes, data_loss_forward_pct,
              data_loss_forward_packets, data_loss_backward_pct, data_loss_backward_packets, tcp_rtt_ms, tcp_rtt_min_ms,
-             known_ms, up_ms)
+             known_ms, up_ms, capacity_bps, capacity_backward_bps)
              VALUES (?1, 0, ?2, 1, ?3, ?4, ?5, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
-             ?20, ?21, ?22)",
+             ?20, ?21, ?22, ?23, ?24)",
         )?
         .execute(params![
             path,
@@ -294,6 +300,8 @@ fn insert_metrics(transaction: &Transaction<'_>, metrics: &PathMetrics) -> rusql
             metrics.tcp_rtt_min_ms,
             integer(metrics.known_ms),
             integer(metrics.up_ms),
+            metrics.capacity_bps.map(integer),
+            metrics.capacity_backward_bps.map(integer),
         ])
         .map(drop)
 }

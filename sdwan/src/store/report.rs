@@ -15,9 +15,9 @@ const STEPS: [i64; 10] = [60, 300, 900, 1_800, 3_600, 3 * 3_600, 6 * 3_600, 86_4
 /// Most steps of a series.
 const MOST_STEPS: i64 = 180;
 /// Up to so long, s, a span is made of records as they were written …
-const RAW_UP_TO: i64 = 2 * 3_600;
+pub(super) const RAW_UP_TO: i64 = 2 * 3_600;
 /// … and up to so long of those by the minute.
-const MINUTE_UP_TO: i64 = 8 * 86_400;
+pub(super) const MINUTE_UP_TO: i64 = 8 * 86_400;
 
 /// A span of time, in steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Span {
     pub to: i64,
     /// Length of a step, s.
     pub step: i64,
-    base: Resolution,
+    pub(super) base: Resolution,
 }
 
 impl Span {
@@ -51,7 +51,7 @@ impl Span {
 }
 
 /// A resolution, and the part of the span that it stands for.
-type Segment = (Resolution, i64, i64);
+pub(super) type Segment = (Resolution, i64, i64);
 
 /// Sums over one step. Means are weighted by how often the path was found up.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -78,6 +78,10 @@ pub struct PathSums {
     pub loss_backward: Mean,
     /// Mean opinion score.
     pub mos: Mean,
+    /// Capacity towards the peer, bit/s.
+    pub capacity: Mean,
+    /// Capacity from the peer, bit/s.
+    pub capacity_backward: Mean,
     /// Bytes sent.
     pub sent_bytes: i64,
     /// Bytes received.
@@ -121,6 +125,8 @@ impl PathSums {
         self.loss_forward.add(other.loss_forward);
         self.loss_backward.add(other.loss_backward);
         self.mos.add(other.mos);
+        self.capacity.add(other.capacity);
+        self.capacity_backward.add(other.capacity_backward);
         self.sent_bytes += other.sent_bytes;
         self.received_bytes += other.received_bytes;
     }
@@ -218,7 +224,7 @@ impl Reader {
     }
 
     /// Which resolution stands for which part of the span, oldest first.
-    fn segments(&self, span: &Span) -> Result<Vec<Segment>, StoreError> {
+    pub(super) fn segments(&self, span: &Span) -> Result<Vec<Segment>, StoreError> {
         use Resolution::{Hour, Minute, Raw};
         // Begin and end of what there is, in whole intervals of the next coarser resolution. What has expired at the beginning
         // is in the interval of the coarser one; where there is none, nothing has.
@@ -274,7 +280,7 @@ impl Reader {
         Ok(paths)
     }
 
-    fn path_segment(&self, path: i64, span: &Span, segment: &Segment) -> Result<Vec<PathSums>, StoreError> {
+    pub(super) fn path_segment(&self, path: i64, span: &Span, segment: &Segment) -> Result<Vec<PathSums>, StoreError> {
         let (resolution, from, to) = *segment;
         let sql = "SELECT (time_s - ?1) / ?2 AS step, sum(coalesce(known_ms, samples * 10000)),
                           sum(coalesce(up_ms, up_samples * 10000)),
@@ -286,7 +292,10 @@ impl Reader {
                           sum(loss_backward_pct * up_samples),
                           sum(up_samples) FILTER (WHERE loss_backward_pct IS NOT NULL),
                           sum(mos * up_samples), sum(up_samples) FILTER (WHERE mos IS NOT NULL),
-                          sum(sent_bytes), sum(received_bytes)
+                          sum(sent_bytes), sum(received_bytes),
+                          sum(capacity_bps * samples), sum(samples) FILTER (WHERE capacity_bps IS NOT NULL),
+                          sum(capacity_backward_bps * samples),
+                          sum(samples) FILTER (WHERE capacity_backward_bps IS NOT NULL)
                    FROM path_metrics WHERE path = ?3 AND resolution_s = ?4 AND time_s >= ?5 AND time_s < ?6
                    GROUP BY step ORDER BY step";
         self.rows(sql, params![span.from, span.step, path, resolution.seconds(), from, to], |row| {
@@ -306,6 +315,8 @@ impl Reader {
                 mos: mean(14, 15)?,
                 sent_bytes: row.get(16)?,
                 received_bytes: row.get(17)?,
+                capacity: mean(18, 19)?,
+                capacity_backward: mean(20, 21)?,
             })
         })
     }

@@ -125,7 +125,7 @@ fn roll_up(connection: &mut Connection, from: i64, to: i64, now_s: i64) -> rusql
                 rtt_max_ms, jitter_forward_ms, jitter_backward_ms, loss_forward_pct, loss_backward_pct, mos,
                 sent_packets, sent_bytes, received_packets, received_bytes, data_loss_forward_pct,
                 data_loss_forward_packets, data_loss_backward_pct, data_loss_backward_packets, tcp_rtt_ms,
-                tcp_rtt_min_ms, known_ms, up_ms)
+                tcp_rtt_min_ms, known_ms, up_ms, capacity_bps, capacity_backward_bps)
          SELECT path, ?2, time_s / ?2 * ?2, sum(samples), sum(up_samples), sum(score * samples) / sum(samples),
                 avg(rtt_ms), min(rtt_min_ms), max(rtt_max_ms),
                 sum(jitter_forward_ms * samples) / sum(samples), sum(jitter_backward_ms * samples) / sum(samples),
@@ -135,7 +135,8 @@ fn roll_up(connection: &mut Connection, from: i64, to: i64, now_s: i64) -> rusql
                 sum(data_loss_forward_packets),
                 sum(data_loss_backward_pct * data_loss_backward_packets) / sum(data_loss_backward_packets),
                 sum(data_loss_backward_packets), avg(tcp_rtt_ms), min(tcp_rtt_min_ms),
-                sum(coalesce(known_ms, samples * 10000)), sum(coalesce(up_ms, up_samples * 10000))
+                sum(coalesce(known_ms, samples * 10000)), sum(coalesce(up_ms, up_samples * 10000)),
+                CAST(avg(capacity_bps) AS INTEGER), CAST(avg(capacity_backward_bps) AS INTEGER)
          FROM path_metrics WHERE resolution_s = ?1 AND time_s >= ?3 AND time_s < ?4
          GROUP BY path, time_s / ?2",
         params![from, to, start, end],

@@ -405,6 +405,9 @@ fn the_history_of_an_older_schema_is_kept_and_goes_on() {
     assert_eq!((history[0].rtt_ms, history[0].received_bytes), (Some(7.0), 4));
     assert_eq!((history[0].data_loss_forward_pct, history[0].data_loss_forward_packets), (None, 0));
     assert_eq!((history[0].tcp_rtt_ms, history[0].tcp_rtt_min_ms), (None, None));
+    let series = store.read(|reader| reader.path_series(&key, START_S - 60, START_S + 60, 100)).unwrap();
+    assert_eq!(series.points.len(), 1);
+    assert_eq!((series.points[0].rtt.value(), series.points[0].capacity.value()), (Some(7.0), None));
     assert_eq!(
         store.path_history(&path_key(), Resolution::Raw, 0, i64::MAX, 10).unwrap().len(),
         1,

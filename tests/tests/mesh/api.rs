@@ -51,6 +51,18 @@ fn every_answer_of_a_live_mesh_is_as_the_document_says() {
         ("POST", "/v1/policies/test", "/v1/policies/test", flow(5060), 200),
         ("POST", "/v1/explain", "/v1/explain", flow(5060), 200),
         ("GET", "/v1/report", "/v1/report?since=1700000000&until=1900000000", String::new(), 200),
+        ("POST", "/v1/policies/dry-run", "/v1/policies/dry-run?replace=true", policy.into(), 200),
+        (
+            "GET",
+            "/v1/history",
+            "/v1/history?site={site}&local=0&remote=0&since=1700000000&until=1900000000",
+            String::new(),
+            200,
+        ),
+        ("GET", "/v1/session", "/v1/session", String::new(), 200),
+        ("POST", "/v1/session/code", "/v1/session/code", "{\"role\": \"operator\", \"valid_s\": 60}".into(), 201),
+        ("POST", "/v1/session", "/v1/session", "{\"secret\": \"nobody knows it\"}".into(), 401),
+        ("DELETE", "/v1/session", "/v1/session", String::new(), 404),
         ("POST", "/v1/trace", "/v1/trace", format!("{{\"flow\": {}}}", flow(5060)), 201),
         ("GET", "/v1/trace/{id}", "/v1/trace/{made}", String::new(), 200),
         ("DELETE", "/v1/trace/{id}", "/v1/trace/{made}", String::new(), 200),
@@ -63,8 +75,10 @@ fn every_answer_of_a_live_mesh_is_as_the_document_says() {
         ("POST", "/v1/down", "/v1/down", String::new(), 200),
     ];
     let mut made = Value::Null;
+    let site = gateway.sites().expect("the sites are listed")[0].id.to_string();
     for (method, path, asked, body, expected) in &questions {
-        let (status, answer) = ask(gateway, method, &asked.replace("{made}", &made.to_string()), body);
+        let asked = asked.replace("{made}", &made.to_string()).replace("{site}", &site);
+        let (status, answer) = ask(gateway, method, &asked, body);
         assert_eq!(status, *expected, "{method} {asked}: {answer}");
         if *path == "/v1/trace" {
             made = serde_json::from_str::<Value>(&answer).expect("JSON")["id"].clone();
@@ -80,7 +94,7 @@ fn every_answer_of_a_live_mesh_is_as_the_document_says() {
         if *path == "/v1/audit" {
             let items = listed(&answer).expect("a listing");
             assert_eq!((&items[0]["action"], &items[0]["after"][0]["name"]), (&"policies-add".into(), &"erp".into()));
-            assert_eq!(items[2]["before"][0]["name"], "erp", "what was removed is told: {items}");
+            assert_eq!(items[3]["before"][0]["name"], "erp", "what was removed is told: {items}");
         }
     }
     let asked = |method: &str, path: &str| questions.iter().any(|(m, p, ..)| (*m, *p) == (method, path));

@@ -15,6 +15,7 @@ use flate2::write::GzEncoder;
 use crate::cargo::workspace;
 use crate::progress::step;
 use crate::run;
+use crate::web;
 use deb::{Entry, Package};
 
 /// Arguments of `package`.
@@ -53,10 +54,11 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("fish", "usr/share/fish/vendor_completions.d/sdwan.fish"),
 ];
 /// Of `docs/`, what an operator needs.
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "DEPLOYMENT.md",
     "KERNELS.md",
     "MAPS.md",
+    "DASHBOARD.md",
     "PROTOCOL.md",
     "SECURITY.md",
     "monitoring/alerts.yml",
@@ -72,7 +74,11 @@ impl Arguments {
     pub fn run(&self) -> Result<ExitCode> {
         let binary = match &self.binary {
             Some(binary) => binary.clone(),
-            None => run::build_release(&["sdwan"])?.join("sdwan"),
+            None => {
+                // A package without the dashboard would be a surprise.
+                web::build()?;
+                run::build_release(&["sdwan"])?.join("sdwan")
+            }
         };
         let out = self.out.clone().unwrap_or_else(|| workspace().join("target/package"));
         fs::create_dir_all(&out).with_context(|| format!("can't make {}", out.display()))?;

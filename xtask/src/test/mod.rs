@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::cargo::{self, Target, cargo};
 use crate::progress::{self, step};
 use crate::setup::{self, For};
+use crate::web;
 use report::Report;
 
 /// Arguments of `test`.
@@ -88,6 +89,7 @@ impl Test {
         }
         let began = Instant::now();
         setup::setup(For::Tests)?;
+        web::build_if_possible();
         step("building the tests and the binaries that they start");
         progress::run(cargo("build").args(cargo::USER_SPACE).args(["--lib", "--bins", "--tests"]))?;
         let targets = cargo::targets()?;

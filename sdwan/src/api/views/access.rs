@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::VERSION;
+use crate::api::access::Role;
 use crate::store::AuditEntry;
 
 /// Body of `POST /v1/tokens`.
@@ -56,4 +57,62 @@ pub struct AuditView {
     /// The change.
     #[serde(flatten)]
     pub entry: AuditEntry,
+}
+
+/// `GET /v1/session`: who asks, and what they may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SessionView {
+    /// [`super::VERSION`].
+    pub version: u32,
+    /// Who, as the audit log names them.
+    pub who: String,
+    /// What they may do.
+    pub role: Role,
+    /// They logged in to the dashboard.
+    pub logged_in: bool,
+    /// The login ends after so long, s.
+    pub expires_in_s: Option<u64>,
+    /// Where the dashboard is; empty: nowhere.
+    pub addresses: Vec<String>,
+}
+
+/// `POST /v1/session`: log in.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoginOrder {
+    /// A code of `sdwan dashboard --login`, or a token.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for LoginOrder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoginOrder").finish_non_exhaustive()
+    }
+}
+
+/// `POST /v1/session/code`: make a code for one login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CodeOrder {
+    /// What whoever logs in with it may do.
+    pub role: Role,
+    /// The login lasts so long, s: 60 to 604,800.
+    pub valid_s: u64,
+}
+
+/// A code for one login.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub struct CodeView {
+    /// [`super::VERSION`].
+    pub version: u32,
+    /// The code.
+    pub code: String,
+    /// What whoever logs in with it may do.
+    pub role: Role,
+    /// The login lasts so long, s.
+    pub valid_s: u64,
+    /// The code is of use for so long, s.
+    pub code_valid_s: u64,
+    /// Where the dashboard is; empty: nowhere.
+    pub addresses: Vec<String>,
 }

@@ -188,3 +188,35 @@ pub struct DecisionsView {
     /// The longest, ms.
     pub longest_ms: f64,
 }
+
+/// `POST /v1/policies/dry-run`: what a change of the policies would do to the flows of the moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DryRunView {
+    /// [`super::VERSION`].
+    pub version: u32,
+    /// Flows that were looked at.
+    pub looked_at: u64,
+    /// Those of them whose class would be another.
+    pub change_class: u64,
+    /// Those of them whose path would be another.
+    pub change_path: u64,
+    /// Flows that would change, those that change their path first.
+    pub flows: Vec<DryRunFlowView>,
+    /// Not all of them are listed.
+    pub truncated: bool,
+    /// What the answer doesn't know for certain, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A flow that would change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DryRunFlowView {
+    /// The flow as it is.
+    pub flow: FlowView,
+    /// Its class then; none: no policy matches.
+    pub class: Option<String>,
+    /// The policy that matches then.
+    pub policy: Option<String>,
+    /// Its path then; none: its packets are left to the kernel's routes.
+    pub path: Option<FlowPathView>,
+}

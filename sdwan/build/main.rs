@@ -1,6 +1,9 @@
-//! Builds the eBPF programs and puts the object where `include_bytes_aligned!` finds it: `$OUT_DIR/sdwan-ebpf`.
+//! Builds the eBPF programs and puts the object where `include_bytes_aligned!` finds it: `$OUT_DIR/sdwan-ebpf`. Packs
+//! the dashboard's pages beside it.
 
-use std::path::{Path, PathBuf};
+mod pages;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ebpf_build::{Machine, PACKAGE};
@@ -28,8 +31,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let arch = variable("CARGO_CFG_TARGET_ARCH")?;
     let little_endian = variable("CARGO_CFG_TARGET_ENDIAN")? == "little";
     let object = ebpf_build::build(workspace, &Machine { arch: &arch, little_endian })?;
-    let destination = Path::new(&variable("OUT_DIR")?).join(PACKAGE);
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let destination = out.join(PACKAGE);
     std::fs::copy(&object, &destination)
         .map_err(|error| format!("can't copy {} to {}: {error}", object.display(), destination.display()))?;
-    Ok(())
+    println!("cargo::rerun-if-changed={}", workspace.join(pages::PAGES).display());
+    pages::pack(&workspace.join(pages::PAGES), &out)
 }
