@@ -48,7 +48,10 @@ struct Written {
 
 impl Args {
     pub(super) fn run(self, context: &Context) -> anyhow::Result<Exit> {
-        let config = context.load(Options { state_dir: self.state_dir.clone(), ..Options::default() })?;
+        // The configuration takes none that depend on where the daemon runs; this command runs here.
+        let state_dir =
+            self.state_dir.as_deref().map(std::path::absolute).transpose().context("cannot tell where it is")?;
+        let config = context.load(Options { state_dir, ..Options::default() })?;
         let certificate = config.site.state_dir.join("site.cert");
         anyhow::ensure!(
             certificate.exists(),

@@ -208,7 +208,8 @@ fn the_commands_within_sentences_exist_with_their_options() {
 
 /// All of the program's source as one text, with literals that go on in the next line as one.
 fn source() -> String {
-    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdwan/src")];
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut directories = vec![here.join("../sdwan/src"), here.join("../sdwan-common/src")];
     let mut text = String::new();
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).expect("the sources are there").flatten() {

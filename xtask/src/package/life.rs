@@ -188,7 +188,7 @@ impl Life {
             "set -e
              systemctl is-enabled --quiet sdwan
              test -z \"$(dpkg --verify sdwan)\"
-             systemd-analyze verify sdwan.service
+             systemd-analyze verify --man=no sdwan.service
              test -s /usr/share/man/man1/sdwan.1.gz; test -s /usr/share/bash-completion/completions/sdwan
              test -s /etc/sdwan/sdwan.toml.example",
         )
@@ -264,7 +264,8 @@ impl Life {
              systemctl restart sdwan
              sdwan status --wait >/dev/null
              systemctl reload sdwan
-             sdwan measure mtu paris wan0-wan0 >/dev/null
+             sdwan status --wait >/dev/null
+             sdwan measure mtu paris 0-0 >/dev/null
              sdwan report --since 1h >/dev/null
              sleep 5
              rm -r /run/systemd/system/sdwan.service.d

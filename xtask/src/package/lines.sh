@@ -1,6 +1,9 @@
 # Two providers and a LAN for gateway $n of two; the other one is $o. A namespace `internet` has the providers' routers, and
 # the lines of this machine in it; a namespace `host` is a host of the LAN.
 set -e
+# The system may have said that it has started before it has found its cards.
+udevadm settle --timeout 60 --exit-if-exists /sys/class/net/eth0
+udevadm settle --timeout 60 --exit-if-exists /sys/class/net/eth1
 first=$(((n - 1) * 16)) other=$(((o - 1) * 16))
 ip netns add internet
 ip netns add host
