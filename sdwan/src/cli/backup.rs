@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::{Context, Exit};
 use crate::api::views::VERSION;
 use crate::config::{self, Config, Options};
+use crate::net::sysctl;
 use crate::store::Reader;
 
 /// Files of a state directory are small; what is larger there isn't the site's own, such as a recording.
@@ -133,7 +134,9 @@ fn files(context: &Context, config: &Config, left_out: &mut Vec<String>) -> anyh
         let temporary = entry.file_name().as_encoded_bytes().starts_with(b".");
         // With its journals, and what was damaged and moved aside.
         let of_database = path.as_os_str().as_encoded_bytes().starts_with(database);
-        if !metadata.is_file() || temporary || of_database || path == site.lock {
+        // What to put back by `down` belongs to this machine, at this time.
+        let of_machine = path == site.lock || entry.file_name() == sysctl::FILE;
+        if !metadata.is_file() || temporary || of_database || of_machine {
             continue;
         }
         if metadata.len() > MOST {

@@ -52,7 +52,7 @@ impl<'a> Gateway<'a> {
         }
     }
 
-    /// Asks the daemon's database, which is in use, and holds that there is an answer.
+    /// Asks the daemon's database, which is in use: the question is one that it understands.
     pub fn ask_the_database(&self, what: &str, question: &str) {
         let database = self.place.join(self.name).join("sdwan.db");
         let connection = Connection::open_with_flags(&database, OpenFlags::SQLITE_OPEN_READ_ONLY);

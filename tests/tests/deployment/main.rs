@@ -20,7 +20,7 @@ const CHANGES: [(&str, &str); 3] = [(HERE, THERE), ("10.1.0.0/16", "10.2.0.0/16"
 /// The section that makes a site, and the command in it that starts its daemon.
 const SITE: &str = "A site";
 /// What the output of commands that begin like this has in it. Each is used, or the table is out of date.
-const SHOWN: [(&str, &[&str]); 12] = [
+const SHOWN: [(&str, &[&str]); 13] = [
     ("sdwan mesh init", &["acme"]),
     ("sdwan mesh show", &["acme"]),
     ("sdwan mesh admit", &[HERE]),
@@ -33,6 +33,7 @@ const SHOWN: [(&str, &[&str]); 12] = [
     ("sdwan policies list", &["voip-video", "gaming", "bulk", "default"]),
     ("sdwan sites", &[THERE]),
     ("sdwan events", &["started"]),
+    ("tar -tzf berlin.tar.gz", &["berlin/identity.key", "berlin/wireguard.key", "berlin/site.cert", "berlin/sdwan.db"]),
 ];
 
 /// Each page with its text.

@@ -246,7 +246,9 @@ impl Life {
         self.no_call_is_refused()?;
         // What a copy has to bring back.
         self.berlin(
-            "sdwan policies add from-before --priority 260 --protocol tcp --destination-port 9999 --preference cost",
+            "set -e
+             sdwan policies add from-before --priority 260 --protocol tcp --destination-port 9999 --preference cost
+             printf '[log]\\nlevel = \"info\"\\n' >/etc/sdwan/sdwan.toml",
         )?;
         self.carries()
     }
