@@ -5,6 +5,7 @@ mod cargo;
 mod clean;
 mod fetch;
 mod lint;
+mod machine;
 mod package;
 mod progress;
 mod run;

@@ -23,6 +23,8 @@ pub enum For {
     Tests,
     /// All of that, and virtual machines.
     Machines,
+    /// Virtual machines with a whole system in them.
+    Systems,
     /// Building, running the tests, and linting.
     Lint,
 }
@@ -34,7 +36,7 @@ const BUILD_PACKAGES: [&str; 2] = ["gcc", "libc6-dev"];
 /// What bpf-linker is linked with, beside LLVM.
 const LINKER_PACKAGES: [&str; 3] = ["pkg-config", "zlib1g-dev", "libzstd-dev"];
 /// What the tests, the demo and `docs/` call, each with its command for systems without dpkg.
-const TEST_PACKAGES: [(&str, &str); 8] = [
+const TEST_PACKAGES: [(&str, &str); 9] = [
     ("bpftool", "bpftool"),
     ("iproute2", "ip"),
     ("iperf3", "iperf3"),
@@ -43,11 +45,14 @@ const TEST_PACKAGES: [(&str, &str); 8] = [
     ("traceroute", "traceroute"),
     ("nftables", "nft"),
     ("wireguard-tools", "wg"),
+    ("curl", "curl"),
 ];
 /// What the accuracy bench puts beside our own measurements where the distribution has it; it says so where it is missing.
 const REFERENCE_PACKAGES: [&str; 1] = ["irtt"];
 /// What boots a kernel of the distribution, and takes apart what it comes in; the shell tools are everywhere.
 const MACHINE_PACKAGES: [&str; 6] = ["qemu-system-x86", "kmod", "binutils", "zstd", "lz4", "xz-utils"];
+/// What makes a system's disk.
+const SYSTEM_PACKAGES: [&str; 2] = ["mmdebstrap", "e2fsprogs"];
 /// An independent implementation of STAMP, which ours is tested against; `tests/tests/stamp/peer.rs` looks for it.
 const STAMP_PEER: (&str, &str) = ("stamp-suite", "1.0.0");
 /// The browser that the dashboard is tested in: its package, and its command.
@@ -128,8 +133,11 @@ fn setup_with_apt(purpose: For) -> Result<()> {
     if purpose != For::Build {
         wanted.extend(TEST_PACKAGES.map(|(package, _)| package.to_owned()));
     }
-    if purpose == For::Machines {
+    if matches!(purpose, For::Machines | For::Systems) {
         wanted.extend(MACHINE_PACKAGES.map(String::from));
+    }
+    if purpose == For::Systems {
+        wanted.extend(SYSTEM_PACKAGES.map(String::from));
     }
     if purpose == For::Lint && !matches!(toolchain, Some(Toolchain::Nightly { .. })) {
         wanted.extend(LINT_PACKAGES.map(String::from));

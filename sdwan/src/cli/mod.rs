@@ -6,6 +6,7 @@
 mod api_cert;
 mod api_schema;
 mod audit;
+mod backup;
 mod check;
 mod config;
 mod dashboard;
@@ -144,6 +145,8 @@ enum Command {
     Config(config::Args),
     /// Put all that helps to find out what is wrong into one file, without secrets
     SupportDump(support_dump::Args),
+    /// Put keys, certificate, configuration and database into one file, from which the site can be restored
+    Backup(backup::Args),
     /// Make a mesh, admit sites to it, revoke them
     #[command(subcommand)]
     Mesh(mesh::MeshCommand),
@@ -176,6 +179,7 @@ impl Command {
             | Self::Man(_)
             | Self::ApiCert(_)
             | Self::ApiSchema(_)
+            | Self::Backup(_)
             | Self::Check(_)
             | Self::Config(_)
             | Self::Validate(_)
@@ -305,6 +309,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Man(args) => args.run(),
         Command::ApiCert(args) => args.run(&context.output),
         Command::ApiSchema(args) => args.run(&context.output),
+        Command::Backup(args) => args.run(context),
         other => ask(other, context),
     }
 }
@@ -322,7 +327,8 @@ fn ask(command: Command, context: &Context) -> anyhow::Result<Exit> {
             | Command::Completions(_)
             | Command::Man(_)
             | Command::ApiCert(_)
-            | Command::ApiSchema(_) => {
+            | Command::ApiSchema(_)
+            | Command::Backup(_) => {
                 unreachable!("these don't talk to the daemon")
             }
             Command::Down(args) => args.run(context).await,

@@ -16,7 +16,7 @@ use super::Error;
 /// Where the kernel shows its settings. It shows those of the network namespace of the thread that looks.
 const ROOT: &str = "/proc/sys";
 /// Name of the file with the former values.
-const FILE: &str = "sysctl.json";
+pub(crate) const FILE: &str = "sysctl.json";
 
 /// A setting that should have a value.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -145,6 +145,16 @@ impl Reader {
         Ok(Self { path: path.into(), connection })
     }
 
+    /// Writes the database as it is at this moment to a file, which must be empty; its writer works on meanwhile.
+    ///
+    /// # Errors
+    /// When it can't be read, or the file can't be written.
+    pub fn copy_to(&self, file: &Path) -> Result<(), StoreError> {
+        let error = |source| StoreError::Sqlite { action: "copy the database", path: self.path.clone(), source };
+        let name = file.to_str().ok_or_else(|| error(rusqlite::Error::InvalidPath(file.into())))?;
+        self.connection.execute("VACUUM INTO ?1", [name]).map(drop).map_err(error)
+    }
+
     /// Events in the order in which they happened.
     pub fn events(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, StoreError> {
         let kinds: Vec<&str> = query.kinds.iter().map(|kind| kind.name()).collect();

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rusqlite::{Connection, OpenFlags};
 use sdwan_tests::bed::{Process, Site};
 use sdwan_tests::mesh::binary;
 
@@ -49,6 +50,16 @@ impl<'a> Gateway<'a> {
             assert!(start.elapsed() < patience, "{what}: no {part:?} in\n{output}");
             sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Asks the daemon's database, which is in use: the question is one that it understands.
+    pub fn ask_the_database(&self, what: &str, question: &str) {
+        let database = self.place.join(self.name).join("sdwan.db");
+        let connection = Connection::open_with_flags(&database, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        let connection = connection.unwrap_or_else(|error| panic!("{what}: {}: {error}", database.display()));
+        let mut statement = connection.prepare(question).unwrap_or_else(|error| panic!("{what}: {error}\n{question}"));
+        let mut rows = statement.query([]).unwrap_or_else(|error| panic!("{what}: {error}\n{question}"));
+        while rows.next().unwrap_or_else(|error| panic!("{what}: {error}\n{question}")).is_some() {}
     }
 
     /// Starts a command line that doesn't end.

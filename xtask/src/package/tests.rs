@@ -177,6 +177,10 @@ fn it_is_installed_upgraded_removed_and_purged_without_a_trace() {
          test ! -e /usr/bin/sdwan
          test -e /var/lib/sdwan/identity.key
          test -e /etc/sdwan/sdwan.toml
+         dpkg --force-depends --install {place}/0.0.1-1.deb
+         test ! -L /etc/systemd/system/sdwan.service
+         test -L /etc/systemd/system/multi-user.target.wants/sdwan.service
+         test \"$(cat /var/lib/sdwan/identity.key)\" = key
          dpkg --purge sdwan
          for left in /var/lib/sdwan /etc/sdwan /usr/lib/systemd/system/sdwan.service /usr/share/doc/sdwan \\
              /etc/systemd/system/multi-user.target.wants/sdwan.service /etc/systemd/system/sdwan.service; do

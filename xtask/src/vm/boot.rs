@@ -13,7 +13,8 @@ use super::cpio::Archive;
 use super::kernel::Kernel;
 use crate::progress::step;
 
-const EMULATOR: &str = "qemu-system-x86_64";
+/// What runs virtual machines.
+pub const EMULATOR: &str = "qemu-system-x86_64";
 /// The third serial line, in the machine.
 pub const OUTPUT_DEVICE: &str = "/dev/ttyS2";
 /// Room for the image twice (as it is loaded and as it is unpacked) and for a mesh of daemons with their maps, MiB.
@@ -191,6 +192,11 @@ impl RunDirectory {
         let path = cache.join(format!("{}{}", Self::PREFIX, std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("can't create {}", path.display()))?;
         Ok(Self(path))
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// A file in it.

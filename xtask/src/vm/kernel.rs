@@ -28,6 +28,8 @@ pub struct Kernel {
     pub vmlinux: PathBuf,
     /// A directory with `lib/modules/RELEASE`: the modules that tests need, uncompressed and indexed.
     pub modules: PathBuf,
+    /// The unpacked package that it comes from, with all of its modules.
+    pub package: PathBuf,
 }
 
 impl Kernel {
@@ -63,7 +65,7 @@ impl Kernel {
         let release = name.trim_start_matches("vmlinuz-").to_owned();
         let ready = cache.join("kernels").join(&release);
         let modules = ready.join(format!("modules-{:016x}", modules::fingerprint()));
-        let kernel = Self { vmlinux: ready.join("vmlinux"), modules, release };
+        let kernel = Self { vmlinux: ready.join("vmlinux"), modules, package: package.to_owned(), release };
         if !ready.is_dir() {
             step(&format!("unpacking Linux {}", kernel.release));
             let fresh = fresh_directory(&ready)?;

@@ -4,8 +4,8 @@
 //! outside of it.
 
 mod boot;
-mod cpio;
-mod image;
+pub mod cpio;
+pub mod image;
 mod kernel;
 mod modules;
 mod programs;
@@ -22,11 +22,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::cargo::workspace;
 use crate::setup::{self, For};
-use boot::{Acceleration, Console, Run, RunDirectory};
-use kernel::Kernel;
-pub use kernel::SERIES;
+pub use boot::{Acceleration, EMULATOR, RunDirectory};
+use boot::{Console, Run};
+pub use kernel::{Kernel, SERIES};
 use programs::Program;
 pub use programs::build as programs;
+pub use vmlinux::decompress;
 
 /// Arguments of `vm`.
 #[derive(clap::Args)]
@@ -101,15 +102,30 @@ pub fn prepare(kernel: &str) -> Result<Kernel> {
     Kernel::find(kernel, &cache()?)
 }
 
+/// How this machine runs virtual ones.
+///
+/// # Errors
+/// As [`Acceleration::find`].
+pub fn acceleration(kernel: &Kernel, directory: &RunDirectory) -> Result<Acceleration> {
+    let cache = cache()?;
+    Acceleration::find(kernel, &image::base(kernel, &cache)?, &cache, directory)
+}
+
 /// Directory of everything that is kept from one run to the next.
-fn cache() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it can't be made.
+pub fn cache() -> Result<PathBuf> {
     let cache = workspace().join("target/vm");
     fs::create_dir_all(&cache).with_context(|| format!("can't create {}", cache.display()))?;
     Ok(cache)
 }
 
 /// A program by name, as administrators have it in their `PATH`; its directory without symbolic links.
-fn tool(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is none.
+pub fn tool(name: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     // The system's own first: what else is in the `PATH` may be a wrapper.
     let places = ["/usr/sbin", "/usr/bin"].map(PathBuf::from).into_iter().chain(env::split_paths(&path));
