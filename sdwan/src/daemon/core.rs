@@ -50,8 +50,10 @@ const TRAFFIC: Duration = Duration::from_secs(1);
 const LONG_WAY: Duration = Duration::from_secs(1);
 /// Replies taken between two looks at the clock.
 const REPLIES_AT_ONCE: usize = 256;
-/// Probes that are due leave together, at most so often: each batch wakes whoever carries the tunnels.
-const PROBES: Duration = Duration::from_millis(1);
+/// Probes that are due leave together, at most so many times in the time between two of one path, and so often: each batch
+/// wakes whoever carries the tunnels, and its answers come together, too.
+const BATCHES: u32 = 20;
+const BATCH_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(2);
 
 /// Everything that comes in.
 pub struct Inbox {
@@ -304,11 +306,18 @@ impl Core {
         if self.history.in_work() {
             return Instant::now();
         }
-        let mut wait = self.engine.next_deadline().map_or(REFRESH, |at| at.max(self.probed + PROBES).since(now));
+        let mut wait =
+            self.engine.next_deadline().map_or(REFRESH, |at| at.max(self.probed + self.batch_pause()).since(now));
         for at in self.phase.until().into_iter().chain(self.publishing.at()) {
             wait = wait.min(at.since(now));
         }
         Instant::now() + wait
+    }
+
+    /// How long probes that are due wait for others.
+    fn batch_pause(&self) -> Duration {
+        let share = self.engine.settings().probe_interval / BATCHES;
+        share.clamp(*BATCH_PAUSE.start(), *BATCH_PAUSE.end())
     }
 
     /// Tells the data path that a daemon watches the paths; without that it goes by the peers' probes. Not right after
@@ -333,7 +342,7 @@ impl Core {
         let due = self.engine.next_deadline().unwrap_or(now).min(now);
         self.engine.poll(now);
         let mut probes: Vec<Probe> = Vec::new();
-        if now.since(self.probed) >= PROBES {
+        if now.since(self.probed) >= self.batch_pause() {
             self.probed = now;
             probes.extend(std::iter::from_fn(|| self.engine.next_probe(now)));
         }

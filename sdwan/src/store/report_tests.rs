@@ -156,7 +156,8 @@ fn size_when_full(paths: i64, classes: i64, uplinks: i64) -> u64 {
                     19.0 + (time % 83) * x, 31.0 + (time % 79) * x, (time % 73) * x, (time % 71) * x, (time % 67) * x,
                     (time % 61) * x, 4.0 + x, {samples} * (time % 997), {samples} * (time % 9973) * 1000, {samples} * (time % 991),
                     {samples} * (time % 9967) * 1000, (time % 59) * x, time % 9949, (time % 53) * x, time % 9941, 25.0 + (time % 47) * x,
-                    21.0 + (time % 43) * x, {pace} * 1000, {pace} * 1000 - time % 41
+                    21.0 + (time % 43) * x, {pace} * 1000, {pace} * 1000 - time % 41,
+                    99000000 + time % 9973, 49000000 + time % 9967
              FROM t CROSS JOIN paths CROSS JOIN r WHERE paths.id > 10;
              WITH RECURSIVE t(time) AS (SELECT {START_S} - {keep} UNION ALL SELECT time + {pace} FROM t WHERE time < {START_S})
              INSERT INTO class_metrics SELECT {resolution}, time, id, {pace} * 1000 - time % 37, time % 37, 0

@@ -36,7 +36,7 @@ pub fn measure(say: impl Fn(&str)) -> Result<Vec<Vec<Duration>>> {
     say(&format!("{FLOWS} flows begin"));
     let host = among.mesh.bed().site("a").host(0);
     host.namespace().run(begin_flows)??;
-    let flows = gateway.text(&["flows", "-n", "20000", "-o", "json"])?;
+    let flows = gateway.text(&["flows", "-n", "10000", "-o", "json"])?;
     let counted = serde_json::from_str::<serde_json::Value>(&flows)?["items"].as_array().map_or(0, Vec::len);
     ensure!(counted as u32 >= FLOWS / 100 * 99, "only {counted} of {FLOWS} flows are there");
     say("commands and metrics are timed");

@@ -10,7 +10,9 @@ use sdwan::api::flow::FlowSpec;
 use sdwan::api::request::{Changed, Refusal, Request};
 use sdwan::api::server::{Api, Server};
 use sdwan::api::tls::Tls;
-use sdwan::api::views::{DoneView, FlowPathView, Health, StatusView, TraceView, TracedView, VERSION, VerdictView};
+use sdwan::api::views::{
+    DoneView, DryRunView, FlowPathView, Health, StatusView, TraceView, TracedView, VERSION, VerdictView,
+};
 use sdwan::config::{Config, Inadmissible, admit_policies, compile_with};
 use sdwan::engine::types::{MeshId, SiteId};
 use sdwan::store::Store;
@@ -172,6 +174,24 @@ fn answer_request(config: &Config, store: &Store, request: Request, health: Heal
             let outcome = stored().and_then(|stored| {
                 let compilation = compile_with(config, &stored).map_err(|error| Refusal::Failed(error.to_string()))?;
                 answer::test_policy(&compilation, &flow)
+            });
+            drop(reply.send(outcome));
+        }
+        Request::DryRun { policies, query, reply } => {
+            let outcome = stored().and_then(|stored| {
+                admit_policies(config, &stored, &policies, query.replace).map_err(|error| match error {
+                    Inadmissible::Invalid(text) => Refusal::Invalid(text),
+                    Inadmissible::Conflict(text) => Refusal::Conflict(text),
+                })?;
+                Ok(Box::new(DryRunView {
+                    version: VERSION,
+                    looked_at: 0,
+                    change_class: 0,
+                    change_path: 0,
+                    flows: Vec::new(),
+                    truncated: false,
+                    notes: Vec::new(),
+                }))
             });
             drop(reply.send(outcome));
         }
