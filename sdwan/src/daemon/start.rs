@@ -29,7 +29,7 @@ use crate::api::server::{Api, ServeError, Server};
 use crate::api::tls::{Tls, TlsError};
 use crate::api::views::DoneView;
 use crate::config::Config;
-use crate::confine;
+use crate::confine::{self, precedence};
 use crate::dataplane::{self, Dataplane, EventStream, Layout, Reader};
 use crate::discovery::{self, DiscoveryError, DiscoveryHandle};
 use crate::engine::events::{EngineEvent, EventKind};
@@ -393,6 +393,8 @@ impl Running {
         core.event(EngineEvent::new(EventKind::DaemonStarted, message));
         // Answers are taken on a thread of their own, which no other task's work holds up.
         let runtime = Builder::new_current_thread()
+            // What the core has others do for it, such as scans of the flow table, goes before nobody.
+            .on_thread_start(precedence::give_up)
             .enable_all()
             .build()
             .map_err(|source| StartError::System { action: "start the core's thread", source })?;

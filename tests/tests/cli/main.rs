@@ -2,6 +2,7 @@
 
 mod api;
 mod commands;
+mod dashboard;
 mod openapi;
 mod remote;
 mod roles;

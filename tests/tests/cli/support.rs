@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use sdwan::api::answer;
+use sdwan::api::dashboard;
 use sdwan::api::flow::FlowSpec;
 use sdwan::api::request::{Changed, Refusal, Request};
 use sdwan::api::server::{Api, Server};
@@ -119,8 +120,9 @@ impl FakeDaemon {
         let store = Store::open(&config.site.database, &config.store).expect("the store opens");
         let server = Server::bind(&config.site.socket).await.expect("the socket binds");
         let (sender, receiver) = mpsc::channel(16);
-        let api = Api::new(sender, store.clone()).expect("the tokens can be read");
         let tls = Tls::load(&config.api).expect("the certificates are good");
+        let addresses = dashboard::addresses(&[], &config.api.listen, tls.as_ref());
+        let api = Api::new(sender, store.clone()).expect("the tokens can be read").with_addresses(addresses);
         let mut tasks = vec![tokio::spawn(server.run(api.clone()))];
         if let Some(tls) = tls {
             tasks.push(tokio::spawn(api.run_tls(tls)));
