@@ -129,24 +129,11 @@ fn length(span: &Span, step: i64) -> i64 {
     (span.to - span.from - step * span.step).min(span.step)
 }
 
-fn quality(sums: &PathSums) -> QualityView {
-    QualityView {
-        rtt_ms: sums.rtt.value(),
-        rtt_min_ms: sums.rtt_min_ms,
-        rtt_max_ms: sums.rtt_max_ms,
-        jitter_forward_ms: sums.jitter_forward.value(),
-        jitter_backward_ms: sums.jitter_backward.value(),
-        loss_forward_pct: sums.loss_forward.value(),
-        loss_backward_pct: sums.loss_backward.value(),
-        mos: sums.mos.value(),
-    }
-}
-
 fn step_view(span: &Span, sums: &PathSums) -> StepView {
     StepView {
         time_unix_s: span.from + sums.step * span.step,
         availability: AvailabilityView::new(length(span, sums.step), sums.known_ms, sums.up_ms),
-        quality: quality(sums),
+        quality: QualityView::of(sums),
     }
 }
 
@@ -170,7 +157,7 @@ fn path_report(span: &Span, history: &PathHistory, names: &Names, falls: Option<
         local_uplink: names.local(tunnel.local),
         remote_uplink: names.remote(&history.path),
         availability: AvailabilityView::new(span.to - span.from, sums.known_ms, sums.up_ms),
-        quality: quality(&sums),
+        quality: QualityView::of(&sums),
         sent_bytes: bytes(sums.sent_bytes),
         received_bytes: bytes(sums.received_bytes),
         falls: falls.unwrap_or_default(),
@@ -202,7 +189,7 @@ fn providers(span: &Span, history: &SpanHistory, names: &Names) -> Vec<ProviderR
             uplink,
             name: names.local(uplink),
             availability: AvailabilityView::new(span.to - span.from, sums.known_ms, sums.up_ms),
-            quality: quality(&sums),
+            quality: QualityView::of(&sums),
             sent_bytes: bytes(sums.sent_bytes),
             received_bytes: bytes(sums.received_bytes),
             series: steps.values().map(|sums| step_view(span, sums)).collect(),

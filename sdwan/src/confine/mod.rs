@@ -52,10 +52,11 @@ pub fn confine(config: &Config, recording: Option<&Path>) -> Confined {
     let told = |outcome| {
         OUTCOME.get_or_init(|| outcome);
     };
+    if let Err(error) = precedence::take() {
+        debug!("the core goes before no other thread: {error}");
+    }
     if std::env::var(CONFINED).is_ok_and(|pid| pid == std::process::id().to_string()) {
         told("as before");
-        // It was allowed, or not, then.
-        let _ = precedence::take();
         return Confined::default();
     }
     // The kernel's WireGuard may be a module, and loading it takes what is given up below.
@@ -63,9 +64,6 @@ pub fn confine(config: &Config, recording: Option<&Path>) -> Confined {
         && let Err(error) = crate::tunnel::kernel_has_wireguard()
     {
         debug!("cannot tell whether the kernel has WireGuard: {error}");
-    }
-    if let Err(error) = precedence::take() {
-        debug!("the core goes before no other thread: {error}");
     }
     if let Err(error) = capabilities::allow_pacing() {
         debug!("the thread that paces capacity measurements gets no real-time priority: {error}");

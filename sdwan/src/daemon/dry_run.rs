@@ -11,7 +11,7 @@ use sdwan_common::select::{CandidateState, flow_hash, select};
 
 use super::names::Names;
 use crate::api::request::Refusal;
-use crate::api::views::{DryRunFlowView, DryRunView, VERSION};
+use crate::api::views::{DryRunFlowView, DryRunView};
 use crate::dataplane::{FlowRecord, Reader};
 use crate::engine::policy::Compilation;
 use crate::engine::sets::Set;
@@ -66,15 +66,7 @@ impl Proposal {
         let failed = |error: crate::dataplane::Error| Refusal::Failed(error.to_string());
         let config = reader.config().map_err(failed)?;
         let mut states = States { reader, config: &config, now, known: HashMap::new() };
-        let mut view = DryRunView {
-            version: VERSION,
-            looked_at: 0,
-            change_class: 0,
-            change_path: 0,
-            flows: Vec::new(),
-            truncated: false,
-            notes: Vec::new(),
-        };
+        let mut view = DryRunView::of_nothing();
         let (mut moving, mut renamed) = (Vec::new(), Vec::new());
         let (mut guessed, mut strays) = (0_u64, 0_u64);
         for record in reader.flows(scan, scan, |_| true) {

@@ -1,10 +1,8 @@
 //! The dashboard over TLS: the pages for everybody, nothing else without a login.
 
-use std::time::Duration;
-
-use crate::secured::{Secured, request};
+use crate::secured::{Secured, request, whole_answer};
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 
 /// Status, head and body of an answer to somebody with this certificate.
 async fn ask(
@@ -17,14 +15,7 @@ async fn ask(
 ) -> (u16, String, String) {
     let mut stream = place.connect(user).await;
     stream.write_all(request(method, path, headers, body).as_bytes()).await.expect("it is taken");
-    let mut bytes = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await;
-    // A server that refuses may reset the connection after its answer.
-    let _ = read.unwrap_or_else(|_| panic!("{method} {path}: no end after {:?}", String::from_utf8_lossy(&bytes)));
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.unwrap_or_else(|| panic!("no answer: {text:?}")), head.to_owned(), body.to_owned())
+    whole_answer(&mut stream).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

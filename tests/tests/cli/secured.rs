@@ -169,16 +169,22 @@ impl Secured {
     }
 }
 
-/// Reads an answer until the server closes.
+/// Reads an answer until the server closes: status and body.
 pub async fn answer(stream: &mut TlsStream<TcpStream>) -> (u16, String) {
+    let (status, _, body) = whole_answer(stream).await;
+    (status, body)
+}
+
+/// The same with the head between them.
+pub async fn whole_answer(stream: &mut TlsStream<TcpStream>) -> (u16, String, String) {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await;
     // A server that refuses may reset the connection after its answer.
     let _ = read.expect("an answer in time");
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-    (status.unwrap_or_else(|| panic!("no answer: {text:?}")), body)
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    (status.unwrap_or_else(|| panic!("no answer: {text:?}")), head.to_owned(), body.to_owned())
 }
 
 /// A request for its text.

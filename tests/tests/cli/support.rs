@@ -146,6 +146,13 @@ async fn core_task(config: Config, store: Store, mut requests: mpsc::Receiver<Re
     }
 }
 
+fn inadmissible(error: Inadmissible) -> Refusal {
+    match error {
+        Inadmissible::Invalid(text) => Refusal::Invalid(text),
+        Inadmissible::Conflict(text) => Refusal::Conflict(text),
+    }
+}
+
 fn answer_request(config: &Config, store: &Store, request: Request, health: Health) {
     let stored = || store.policies().map_err(|error| Refusal::Failed(error.to_string()));
     // An asker who gave up is no concern of the core task.
@@ -157,10 +164,7 @@ fn answer_request(config: &Config, store: &Store, request: Request, health: Heal
         Request::Policies(reply) => drop(reply.send(stored().map(|stored| answer::policy_views(config, &stored)))),
         Request::AddPolicies { policies, replace, reply } => {
             let outcome = stored().and_then(|stored| {
-                admit_policies(config, &stored, &policies, replace).map_err(|error| match error {
-                    Inadmissible::Invalid(text) => Refusal::Invalid(text),
-                    Inadmissible::Conflict(text) => Refusal::Conflict(text),
-                })?;
+                admit_policies(config, &stored, &policies, replace).map_err(inadmissible)?;
                 store.save_policies(&policies, replace).map_err(|error| Refusal::Failed(error.to_string()))?;
                 let done = DoneView::new(format!("{} added", answer::these(&policies)));
                 Ok(Changed { done, before: serde_json::Value::Null, after: serde_json::json!(policies) })
@@ -181,19 +185,8 @@ fn answer_request(config: &Config, store: &Store, request: Request, health: Heal
         }
         Request::DryRun { policies, query, reply } => {
             let outcome = stored().and_then(|stored| {
-                admit_policies(config, &stored, &policies, query.replace).map_err(|error| match error {
-                    Inadmissible::Invalid(text) => Refusal::Invalid(text),
-                    Inadmissible::Conflict(text) => Refusal::Conflict(text),
-                })?;
-                Ok(Box::new(DryRunView {
-                    version: VERSION,
-                    looked_at: 0,
-                    change_class: 0,
-                    change_path: 0,
-                    flows: Vec::new(),
-                    truncated: false,
-                    notes: Vec::new(),
-                }))
+                admit_policies(config, &stored, &policies, query.replace).map_err(inadmissible)?;
+                Ok(Box::new(DryRunView::of_nothing()))
             });
             drop(reply.send(outcome));
         }

@@ -1,6 +1,6 @@
 // The mesh as seen from this site: its uplinks on the left, the other sites on the right, a line for each path.
 import { scaleSqrt } from "d3-scale";
-import { select } from "d3-selection";
+import { type EnterElement, type Selection, select } from "d3-selection";
 import { linkHorizontal } from "d3-shape";
 
 import type { Live } from "../api/live";
@@ -31,6 +31,15 @@ function describe(live: Live, path: Path): string {
     `RTT ${milliseconds(path.rtt_ms)}, loss ${percent(path.loss_forward_pct)} / ${percent(path.loss_backward_pct)}`,
     `traffic ${rate(live.rates.of(`${id} out`))} out, ${rate(live.rates.of(`${id} in`))} in`,
   ].join("\n");
+}
+
+/** The parts of a box that is new in the picture. */
+function emptyBoxes<D>(enter: Selection<EnterElement, D, SVGGElement, unknown>): Selection<SVGAElement, D, SVGGElement, unknown> {
+  const link = enter.append<SVGAElement>("a");
+  link.append("rect").attr("rx", 8);
+  for (const name of ["shape", "name", "detail"]) link.append("text").attr("class", name);
+  link.append("title");
+  return link;
 }
 
 export class Topology {
@@ -152,13 +161,7 @@ export class Topology {
       .select<SVGGElement>("g.nodes")
       .selectAll<SVGAElement, UplinkBox>("a.uplink")
       .data(boxes, (box) => box.uplink.name)
-      .join((enter) => {
-        const link = enter.append("a");
-        link.append("rect").attr("rx", 8);
-        for (const name of ["shape", "name", "detail"]) link.append("text").attr("class", name);
-        link.append("title");
-        return link;
-      });
+      .join(emptyBoxes);
     groups.each(function ({ uplink, x, y, width, height }) {
       const paths = live.paths.filter((path) => path.tunnel.local === uplink.index);
       const up = paths.filter((path) => path.state === "up").length;
@@ -181,13 +184,7 @@ export class Topology {
       .select<SVGGElement>("g.nodes")
       .selectAll<SVGAElement, SiteBox>("a.site")
       .data(picture.sites, (box) => box.site.id)
-      .join((enter) => {
-        const link = enter.append("a");
-        link.append("rect").attr("rx", 8);
-        for (const name of ["shape", "name", "detail"]) link.append("text").attr("class", name);
-        link.append("title");
-        return link;
-      });
+      .join(emptyBoxes);
     groups.each(function (box) {
       const { site, x, y, width, height } = box;
       const paths = live.paths.filter((path) => path.site === site.id);

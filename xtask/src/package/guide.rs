@@ -11,8 +11,8 @@ use std::fs;
 use anyhow::{Context, Result, anyhow};
 
 use crate::cargo::workspace;
-pub use document::Place;
 use document::{Block, Mark};
+pub use document::{PAGES, Place};
 
 /// A block that is typed on a machine.
 pub struct Typed {
@@ -32,7 +32,7 @@ pub struct Typed {
 /// When a page can't be read, or a block has a wrong mark.
 pub fn typed() -> Result<Vec<Typed>> {
     let mut typed = Vec::new();
-    for page in document::PAGES {
+    for page in PAGES {
         let path = workspace().join("docs").join(page);
         let text = fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
         for placed in document::blocks(page, &text).map_err(|error| anyhow!(error))? {

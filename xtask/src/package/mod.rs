@@ -63,14 +63,8 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("zsh", "usr/share/zsh/vendor-completions/_sdwan"),
     ("fish", "usr/share/fish/vendor_completions.d/sdwan.fish"),
 ];
-/// Of `docs/`, what an operator needs.
-const DOCUMENTS: [&str; 14] = [
-    "DEPLOYMENT.md",
-    "guide/sites.md",
-    "guide/hardening.md",
-    "guide/monitoring.md",
-    "guide/troubleshooting.md",
-    "guide/upkeep.md",
+/// Of `docs/`, what an operator needs beside the guide.
+const DOCUMENTS: [&str; 8] = [
     "KERNELS.md",
     "MAPS.md",
     "DASHBOARD.md",
@@ -140,7 +134,7 @@ fn package(binary: &Path, version: &str) -> Result<Package> {
     for (shell, path) in COMPLETIONS {
         files.push(Entry::file(path, output(binary, &["completions", shell])?));
     }
-    for name in DOCUMENTS {
+    for name in guide::PAGES.into_iter().chain(DOCUMENTS) {
         files.push(Entry::file(format!("usr/share/doc/sdwan/{name}"), document(name)?));
     }
     files.extend(manual_pages(binary)?);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::QualityView;
 use crate::engine::types::{SiteId, TunnelKey};
 use crate::store::{PathSeries, PathSums};
 
@@ -32,22 +33,9 @@ pub struct HistoryPointView {
     pub time_unix_s: i64,
     /// Part of the time that it was up, 0–1.
     pub up_share: Option<f64>,
-    /// Mean round-trip time, ms.
-    pub rtt_ms: Option<f64>,
-    /// The shortest, ms.
-    pub rtt_min_ms: Option<f64>,
-    /// The longest, ms.
-    pub rtt_max_ms: Option<f64>,
-    /// Mean jitter towards the peer, ms.
-    pub jitter_forward_ms: Option<f64>,
-    /// Mean jitter from the peer, ms.
-    pub jitter_backward_ms: Option<f64>,
-    /// Mean loss towards the peer, percent.
-    pub loss_forward_pct: Option<f64>,
-    /// Mean loss from the peer, percent.
-    pub loss_backward_pct: Option<f64>,
-    /// Mean opinion score of a G.711 call, 1.0–4.5.
-    pub mos: Option<f64>,
+    /// How good it was.
+    #[serde(flatten)]
+    pub quality: QualityView,
     /// Mean of the known capacity towards the peer, bit/s of outer IP packets.
     pub capacity_bps: Option<f64>,
     /// The same from the peer.
@@ -81,14 +69,7 @@ impl HistoryPointView {
         Self {
             time_unix_s,
             up_share: known.map(|known| (sums.up_ms as f64 / known).min(1.0)),
-            rtt_ms: sums.rtt.value(),
-            rtt_min_ms: sums.rtt_min_ms,
-            rtt_max_ms: sums.rtt_max_ms,
-            jitter_forward_ms: sums.jitter_forward.value(),
-            jitter_backward_ms: sums.jitter_backward.value(),
-            loss_forward_pct: sums.loss_forward.value(),
-            loss_backward_pct: sums.loss_backward.value(),
-            mos: sums.mos.value(),
+            quality: QualityView::of(sums),
             capacity_bps: sums.capacity.value(),
             capacity_backward_bps: sums.capacity_backward.value(),
             sent_bps: rate(sums.sent_bytes),

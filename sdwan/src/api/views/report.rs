@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::engine::sets::MoveReason;
 use crate::engine::types::{SiteId, TunnelKey, UplinkIndex};
+use crate::store::PathSums;
 
 /// `GET /v1/report`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -89,6 +90,20 @@ pub struct QualityView {
 }
 
 impl QualityView {
+    /// Of what the store has summed up.
+    pub(in crate::api) fn of(sums: &PathSums) -> Self {
+        Self {
+            rtt_ms: sums.rtt.value(),
+            rtt_min_ms: sums.rtt_min_ms,
+            rtt_max_ms: sums.rtt_max_ms,
+            jitter_forward_ms: sums.jitter_forward.value(),
+            jitter_backward_ms: sums.jitter_backward.value(),
+            loss_forward_pct: sums.loss_forward.value(),
+            loss_backward_pct: sums.loss_backward.value(),
+            mos: sums.mos.value(),
+        }
+    }
+
     /// The larger jitter of the two directions, ms.
     pub fn jitter_ms(&self) -> Option<f64> {
         self.jitter_forward_ms.into_iter().chain(self.jitter_backward_ms).reduce(f64::max)

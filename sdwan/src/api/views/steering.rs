@@ -208,6 +208,21 @@ pub struct DryRunView {
     pub notes: Vec<String>,
 }
 
+impl DryRunView {
+    /// Before any flow was looked at.
+    pub fn of_nothing() -> Self {
+        Self {
+            version: super::VERSION,
+            looked_at: 0,
+            change_class: 0,
+            change_path: 0,
+            flows: Vec::new(),
+            truncated: false,
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// A flow that would change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DryRunFlowView {

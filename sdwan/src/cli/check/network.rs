@@ -31,9 +31,8 @@ async fn look(config: &Config) -> anyhow::Result<Vec<Check>> {
     let snapshot = network.snapshot().await?;
     // Without uplinks, another check has said so.
     let uplinks = planned_uplinks(config, &snapshot).unwrap_or_default();
-    let tunnels: Vec<String> = snapshot.links.values().map(|link| link.name.clone()).collect();
-    let tunnels: Vec<&str> =
-        tunnels.iter().map(String::as_str).filter(|name| tunnel_of_interface(name).is_some()).collect();
+    let names = snapshot.links.values().map(|link| link.name.as_str());
+    let tunnels: Vec<&str> = names.filter(|name| tunnel_of_interface(name).is_some()).collect();
     let mut checks: Vec<Check> = uplinks.iter().filter(|uplink| uplink.ifindex != 0).map(uplink).collect();
     let interfaces = uplinks.iter().filter(|uplink| uplink.ifindex != 0).map(|uplink| uplink.interface.as_str());
     let settings = needed_settings(interfaces, tunnels.iter().copied());
