@@ -344,7 +344,7 @@ impl Core {
         let mut probes: Vec<Probe> = Vec::new();
         if now.since(self.probed) >= self.batch_pause() {
             self.probed = now;
-            probes.extend(std::iter::from_fn(|| self.engine.next_probe(now)));
+            probes = self.engine.due_probes(now);
         }
         self.carry_out(Cause::Due(due), now);
         for probe in probes {

@@ -302,6 +302,11 @@ impl Engine {
         }
     }
 
+    /// Whether [`Self::next_probe`] may do anything: what waits for the budget is spread out anew by it, too.
+    pub fn probes_wait(&self, now: Time) -> bool {
+        self.probes.peek().is_some_and(|Reverse((at, _))| *at <= now)
+    }
+
     /// When [`Self::poll`] or [`Self::next_probe`] has something to do next.
     pub fn next_deadline(&self) -> Option<Time> {
         // What waits for the budget is not late.

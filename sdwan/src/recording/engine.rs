@@ -51,10 +51,10 @@ impl RecordedEngine {
         self.engine.set_policies(compilation, now);
     }
 
-    /// [`Engine::poll`]; [`Self::next_probe`] must follow until there is none, at the same `now`.
+    /// [`Engine::poll`].
     pub fn poll(&mut self, now: Time) {
         if let Some(record) = &mut self.record
-            // Before its deadline the engine has nothing to do, and no probe is due.
+            // Before its deadline the engine has nothing to do.
             && self.engine.next_deadline().is_some_and(|deadline| deadline <= now)
         {
             record.put(Line { at: now, entry: Entry::Poll });
@@ -62,9 +62,14 @@ impl RecordedEngine {
         self.engine.poll(now);
     }
 
-    /// [`Engine::next_probe`].
-    pub fn next_probe(&mut self, now: Time) -> Option<Probe> {
-        self.engine.next_probe(now)
+    /// [`Engine::next_probe`] until there is none.
+    pub fn due_probes(&mut self, now: Time) -> Vec<Probe> {
+        if let Some(record) = &mut self.record
+            && self.engine.probes_wait(now)
+        {
+            record.put(Line { at: now, entry: Entry::Probes });
+        }
+        std::iter::from_fn(|| self.engine.next_probe(now)).collect()
     }
 
     /// [`Engine::take_changes`].

@@ -30,7 +30,7 @@ use crate::engine::types::{PathKey, SiteId};
 use crate::engine::{Engine, Local, Time};
 
 /// Version of the format. It rises when an older `sdwan` would misread a newer file, or the reverse.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first line: what the engine was made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,8 +99,10 @@ pub enum Entry {
     Input(Input),
     /// The policies were replaced.
     Policies(PolicySet),
-    /// The engine was let work: deadlines that had passed, then every probe that was due.
+    /// The engine was let work off the deadlines that had passed.
     Poll,
+    /// It was asked for every probe that was due.
+    Probes,
     /// The engine was asked what changed, and something had.
     Changed(Box<Decisions>),
     /// So many lines are missing here, because the disk or the machine was too slow, or the disk was full.

@@ -171,8 +171,8 @@ fn header(text: &[u8], whole: bool) -> Result<Header, ReplayError> {
 struct Replayer {
     engine: Engine,
     outcome: Outcome,
-    /// What the engine decided at the last line, which let it work, and what of it was recorded comes next.
-    pending: Option<Decisions>,
+    /// The last line let the engine work; what it decided comes next, or it decided nothing.
+    worked: bool,
 }
 
 impl Replayer {
@@ -191,12 +191,13 @@ impl Replayer {
             ended: None,
             header,
         };
-        Ok(Self { engine, outcome, pending: None })
+        Ok(Self { engine, outcome, worked: false })
     }
 
     fn take(&mut self, number: u64, line: Line, event: &mut impl FnMut(Time, &EngineEvent)) -> Result<(), ReplayError> {
         let Line { at, entry } = line;
-        if !matches!(entry, Entry::Changed(_)) {
+        // The probes that are due may follow the deadlines, and what both decided is recorded together.
+        if !matches!(entry, Entry::Changed(_) | Entry::Probes) {
             self.unrecorded(event);
         }
         match entry {
@@ -212,11 +213,15 @@ impl Replayer {
             }
             Entry::Poll => {
                 self.engine.poll(at);
+                self.worked = true;
+            }
+            Entry::Probes => {
                 while self.engine.next_probe(at).is_some() {}
-                self.pending = self.decisions();
+                self.worked = true;
             }
             Entry::Changed(recorded) => {
-                let replayed = self.pending.take().or_else(|| self.decisions()).unwrap_or_default();
+                self.worked = false;
+                let replayed = self.decisions().unwrap_or_default();
                 self.compare(number, at, *recorded, replayed, event);
             }
             Entry::Missed(count) => {
@@ -237,7 +242,9 @@ impl Replayer {
 
     /// The engine decided something when it was let work, and the recording doesn't say so.
     fn unrecorded(&mut self, event: &mut impl FnMut(Time, &EngineEvent)) {
-        if let Some(replayed) = self.pending.take() {
+        if std::mem::take(&mut self.worked)
+            && let Some(replayed) = self.decisions()
+        {
             self.compare(self.outcome.lines, self.outcome.end, Decisions::default(), replayed, event);
         }
     }

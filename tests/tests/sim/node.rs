@@ -253,11 +253,8 @@ impl Node {
 
     /// Lets the daemon do what is due; returns the probes that it sends.
     pub fn work(&mut self, now: Time) -> Vec<Probe> {
-        let mut probes = Vec::new();
         self.engine.poll(now);
-        while let Some(probe) = self.engine.next_probe(now) {
-            probes.push(probe);
-        }
+        let probes = self.engine.due_probes(now);
         let changes = self.engine.take_changes(now);
         if self.adopts_until.is_some_and(|until| now >= until || self.all_up()) {
             self.adopts_until = None;
