@@ -21,7 +21,7 @@ pub struct Args {
     /// Threads that carry packets [default: as many as the machine has use for]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Leave checksums, and the cutting of TCP's bundles into segments, to the kernel
+    /// Exchange single segments of TCP with the kernel, with checksums, in place of bundles
     #[arg(long)]
     pub no_offload: bool,
     /// Name of the interface to create, such as sdw0-0

@@ -14,8 +14,10 @@
 //!
 //! The process keeps running when the daemon ends, and ends when its interface is removed or on SIGTERM.
 
+mod bundle;
 mod control;
 mod offload;
+mod outlet;
 mod tun;
 mod udp;
 
@@ -105,7 +107,7 @@ pub struct Options {
     pub foreground: bool,
     /// Threads that carry packets; `None`: as many as the machine has use for.
     pub threads: Option<usize>,
-    /// Take TCP in bundles, and cut them here.
+    /// Take TCP in bundles and cut them here, and the other way make bundles of what comes out.
     pub offload: bool,
 }
 

@@ -9,22 +9,22 @@ use etherparse::checksum::Sum16BitWords;
 
 /// Length of the header before each packet, bytes.
 pub const HEADER_LENGTH: usize = 10;
-/// The header of a packet that wants nothing, as everything that comes out of a tunnel.
+/// The header of a packet that wants nothing.
 pub const NOTHING: [u8; HEADER_LENGTH] = [0; HEADER_LENGTH];
 
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`
-const NEEDS_CHECKSUM: u8 = 1;
+pub(super) const NEEDS_CHECKSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_GSO_TCPV4` and `…_TCPV6`; the bit of explicit congestion notification apart.
-const TCP: [u8; 2] = [1, 4];
+pub(super) const TCP: [u8; 2] = [1, 4];
 const ECN: u8 = 0x80;
 
 /// Shortest TCP header, bytes, and where in it the sequence number, the data offset and the flags are.
-const TCP_HEADER: usize = 20;
-const SEQUENCE: usize = 4;
+pub(super) const TCP_HEADER: usize = 20;
+pub(super) const SEQUENCE: usize = 4;
 const DATA_OFFSET: usize = 12;
-const FLAGS: usize = 13;
+pub(super) const FLAGS: usize = 13;
 const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
+pub(super) const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
 /// What the kernel says is to be done with a packet.

@@ -1,18 +1,19 @@
 //! The TUN interface of a userspace WireGuard.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use gotatun::packet::{Ip, Packet, PacketBufPool};
-use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
+use gotatun::tun::{IpRecv, MtuWatcher};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 
-use super::offload::{self, HEADER_LENGTH, NOTHING};
+use super::offload::{self, HEADER_LENGTH};
+use super::outlet::Outlet;
 
 /// The device that makes TUN interfaces.
 const DEVICE: &str = "/dev/net/tun";
@@ -31,6 +32,7 @@ const QUEUE: libc::c_int = 2_000;
 pub struct Tun {
     file: File,
     name: String,
+    offload: bool,
 }
 
 /// The same, for the tasks of the device.
@@ -41,6 +43,8 @@ pub struct AsyncTun {
     mtu: watch::Receiver<u16>,
     gone: Arc<Notify>,
     read: Vec<u8>,
+    /// With offload.
+    outlet: Option<Arc<Outlet>>,
 }
 
 /// Is the TUN device there, and may we use it?
@@ -54,7 +58,7 @@ fn open() -> io::Result<File> {
 
 impl Tun {
     /// Creates the interface. It must not exist: attaching to somebody else's would share its packets. With `offload` the
-    /// stack leaves checksums and the cutting of TCP's bundles to us.
+    /// stack leaves checksums and the cutting of TCP's bundles to us, and gets what comes out of the tunnel in bundles.
     pub fn create(name: &str, offload: bool) -> io::Result<Self> {
         let file = open()?;
         let mut request = interface_request(name)?;
@@ -69,22 +73,27 @@ impl Tun {
         // SAFETY: TUNSETOFFLOAD takes its flags as the argument itself.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, offloads) })?;
         without_link_local(name);
-        let tun = Self { file, name: name.to_owned() };
+        let tun = Self { file, name: name.to_owned(), offload };
         tun.lengthen_queue()?;
         Ok(tun)
     }
 
-    /// Hands the interface to the tasks. `mtu` tells its MTU, bytes.
+    /// Hands the interface to the tasks of the runtime that this is called in. `mtu` tells its MTU, bytes.
     pub fn into_async(self, mtu: watch::Receiver<u16>) -> io::Result<AsyncTun> {
         // SAFETY: the `File` owns its descriptor, stays inside, and always gives the same one.
         let inner = unsafe { AsyncFd::register_with_interest(self.file, Interest::READABLE | Interest::WRITABLE) }?;
-        Ok(AsyncTun {
+        let tun = AsyncTun {
             inner: Arc::new(inner),
             name: self.name.into(),
             mtu,
             gone: Arc::default(),
             read: vec![0; LARGEST],
-        })
+            outlet: self.offload.then(Arc::default),
+        };
+        if let Some(outlet) = &tun.outlet {
+            tokio::spawn(tun.clone().write_out(outlet.clone()));
+        }
+        Ok(tun)
     }
 
     fn lengthen_queue(&self) -> io::Result<()> {
@@ -109,6 +118,19 @@ impl AsyncTun {
         // SAFETY: the kernel has just filled this field of the union.
         let mtu = unsafe { request.ifr_ifru.ifru_mtu };
         Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
+
+    pub(super) fn file(&self) -> &AsyncFd<File> {
+        &self.inner
+    }
+
+    pub(super) fn outlet(&self) -> Option<&Outlet> {
+        self.outlet.as_deref()
+    }
+
+    /// Tells whoever waits for it that the interface is gone.
+    pub(super) fn is_gone(&self) {
+        self.gone.notify_one();
     }
 
     /// Waits until somebody finds that the interface is gone.
@@ -153,7 +175,7 @@ impl IpRecv for AsyncTun {
                     }
                     Err(error) if is_transient(&error) => break,
                     Err(error) => {
-                        self.gone.notify_one();
+                        self.is_gone();
                         return Err(error);
                     }
                 }
@@ -167,23 +189,8 @@ impl IpRecv for AsyncTun {
     }
 }
 
-impl IpSend for AsyncTun {
-    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        let packet = packet.into_bytes();
-        let sent = self.inner.async_io(Interest::WRITABLE, |mut file| {
-            file.write_vectored(&[IoSlice::new(&NOTHING), IoSlice::new(&packet)])
-        });
-        let sent = sent.await;
-        match sent {
-            // The kernel doesn't want this one (interface down, no memory, malformed inside): it counts the drop.
-            Err(error) if is_transient(&error) => Ok(()),
-            other => other.map(drop),
-        }
-    }
-}
-
 /// Does an error say something about one packet rather than about the interface?
-fn is_transient(error: &io::Error) -> bool {
+pub(super) fn is_transient(error: &io::Error) -> bool {
     !matches!(error.raw_os_error(), Some(libc::EBADF | libc::EBADFD | libc::ENODEV))
 }
 
