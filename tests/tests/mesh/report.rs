@@ -70,7 +70,8 @@ fn the_report_tells_an_outage_from_a_daemon_that_did_not_run() {
     let falls = view.paths.iter().filter(|path| path.local_uplink == uplink).map(|path| &path.falls);
     assert!(falls.clone().all(|falls| falls.get("no answer to probes") == Some(&1)), "{:?}", falls.collect::<Vec<_>>());
     // The line's two paths need not be found dead at once: on the way a class may go over the other one of them.
-    let left = view.failovers.iter().find(|failover| failover.from.starts_with(uplink) && failover.to.starts_with(other));
+    let left =
+        view.failovers.iter().find(|failover| failover.from.starts_with(uplink) && failover.to.starts_with(other));
     let failover = left.unwrap_or_else(|| panic!("no class left the line: {:?}", view.failovers));
     assert!(
         ["no answer to probes", "the data path found it silent"].contains(&failover.cause.as_str()),

@@ -173,7 +173,8 @@ fn alike(one: &[u8], other: &[u8], segment: &Segment) -> bool {
     let ip: [std::ops::Range<usize>; 2] = if transport == 20 { [0..2, 6..10] } else { [0..4, 6..8] };
     // The addresses, and TCP's ports right behind them; the acknowledgement, up to the flags, which are ACK in both.
     let addresses = transport - if transport == 20 { 8 } else { 32 }..transport + SEQUENCE;
-    let rest = [transport + 8..transport + FLAGS, transport + 14..transport + CHECKSUM, transport + 18..segment.payload];
+    let rest =
+        [transport + 8..transport + FLAGS, transport + 14..transport + CHECKSUM, transport + 18..segment.payload];
     ip.into_iter().chain([addresses]).chain(rest).all(|range| one[range.clone()] == other[range])
 }
 

@@ -19,16 +19,8 @@ struct Spec {
     broken: Option<usize>,
 }
 
-const PLAIN: Spec = Spec {
-    ipv6: false,
-    port: 443,
-    sequence: 1_000,
-    length: 100,
-    window: 500,
-    push: false,
-    fin: false,
-    broken: None,
-};
+const PLAIN: Spec =
+    Spec { ipv6: false, port: 443, sequence: 1_000, length: 100, window: 500, push: false, fin: false, broken: None };
 
 fn segment(spec: Spec, number: u16) -> Vec<u8> {
     let mut packet = Vec::new();
