@@ -475,7 +475,7 @@ fn wide_listings_have_more_columns_and_wrap_nothing() {
 }
 
 #[test]
-fn a_clock_that_nothing_keeps_and_too_few_neighbours_are_told_with_what_to_do() {
+fn a_clock_that_nothing_keeps_is_told_with_what_to_do() {
     use super::check::Outcome;
     use crate::measure::stamp::answer::ClockQuality;
     let now = 1_790_000_000_000_000_000;
@@ -485,9 +485,4 @@ fn a_clock_that_nothing_keeps_and_too_few_neighbours_are_told_with_what_to_do() 
     assert_eq!(judge(now, false).outcome, Outcome::Warning);
     assert!(judge(now, false).remedy.unwrap().contains("chrony"));
     assert_eq!(judge(1_600_000_000_000_000_000, true).outcome, Outcome::Failed);
-    let neighbours = check::mesh::neighbours;
-    assert_eq!(neighbours(1_023, [Some(1_024), None]).outcome, Outcome::Ok);
-    let few = neighbours(4_000, [Some(65_536), Some(1_024)]);
-    assert_eq!(few.outcome, Outcome::Warning);
-    assert!(few.remedy.unwrap().contains("gc_thresh3=8192"), "room for twice as many");
 }

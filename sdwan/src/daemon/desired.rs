@@ -13,7 +13,7 @@ use crate::dataplane::desired::{
 use crate::dataplane::{Attachment, Direction};
 use crate::discovery::DiscoveryInterface;
 use crate::engine::input::Changes;
-use crate::engine::path::{Path, PathState};
+use crate::engine::path::PathState;
 use crate::engine::sets::Set;
 use crate::engine::settings::Settings;
 use crate::engine::types::{LocalUplink, PathKey, RemoteSite, RemoteUplink, SiteId, TunnelKey};
@@ -29,9 +29,6 @@ use crate::tunnel::{DesiredTunnels, PeerDesired, TunnelDesired};
 pub fn heartbeat_stale(settings: &Settings) -> Duration {
     (settings.probe_interval * settings.missed.max(1)).mul_f64(2.0 / 3.0).min(Duration::from_millis(500))
 }
-/// Detection times are written in steps of this part of what the probes' pace makes of them, so that a jitter estimate that
-/// breathes isn't a change: 10 ms of 150, 2 ms of 30.
-const DETECTION_STEPS: u32 = 15;
 
 /// Who this site is and what it brings along.
 #[derive(Clone, Debug)]
@@ -132,7 +129,7 @@ pub fn maps(
         desired.sites.insert(id, SiteDesired { overlay: site.remote().overlay, prefixes });
         for (tunnel, path) in site.paths() {
             let Some(&ifindex) = interfaces.get(&tunnel) else { continue };
-            let detection = detection(path, engine.settings());
+            let detection = path.told_detection(engine.settings());
             let record = PathDesired {
                 ifindex,
                 mark: tunnel_mark(tunnel),
@@ -162,7 +159,7 @@ pub fn urgent(engine: &Engine, interfaces: &BTreeMap<TunnelKey, u32>, changes: &
     let states = changes.states.iter().filter_map(path);
     let states = states.map(|(key, path)| Change::PathState(key, path.state() == PathState::Up));
     let detections = changes.detections.iter().filter_map(path);
-    let detections = detections.map(|(key, path)| Change::PathDetection(key, detection(path, engine.settings())));
+    let detections = detections.map(|(key, path)| Change::PathDetection(key, path.told_detection(engine.settings())));
     let sets = changes.sets.iter().filter_map(|(id, class)| {
         let set = engine.site(id)?.sets().get(usize::from(*class))?;
         Some(Change::PathSet(*id, *class, path_set(*id, set, interfaces)))
@@ -180,14 +177,6 @@ fn path_set(site: SiteId, set: &Set, interfaces: &BTreeMap<TunnelKey, u32>) -> S
         full: ranked.full,
     });
     SetDesired { candidates: candidates.collect(), keep_rank: set.keep_rank() }
-}
-
-/// After how long without an answer the data path leaves a path.
-pub fn detection(path: &Path, settings: &Settings) -> Duration {
-    let detection = path.detection(settings);
-    let step = (path.patience() * settings.missed.max(1) / DETECTION_STEPS).max(Duration::from_millis(1));
-    let steps = detection.as_nanos().div_ceil(step.as_nanos());
-    step * u32::try_from(steps).unwrap_or(u32::MAX)
 }
 
 /// Where LAN packets come in: the configured interfaces that exist, else every interface with an address inside this

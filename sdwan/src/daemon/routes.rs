@@ -20,6 +20,8 @@ use crate::net::{NetSnapshot, Network};
 const LOOK: Duration = Duration::from_secs(10);
 /// A look takes at most one part of so many of the time: the kernel lists all routes for it, thousands in a large mesh.
 const SHARE: u32 = 20;
+/// The same of looks that nothing was heard for.
+const CALM_SHARE: u32 = 300;
 /// Pause before what failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -92,9 +94,7 @@ impl Task {
             let began = Instant::now();
             if let Some(current) = current {
                 let troubles = self.reconcile(&current, &snapshot).await;
-                if !troubles.is_empty() {
-                    pause = RETRY;
-                }
+                pause = if troubles.is_empty() { LOOK.max(began.elapsed() * CALM_SHARE) } else { RETRY };
                 for trouble in troubles.iter().filter(|trouble| !self.known.contains(trouble)) {
                     warn!("{trouble}");
                 }

@@ -195,7 +195,7 @@ fn path_view(
         received_packets: stats.received_packets,
         received_bytes: stats.received_bytes,
         probe_interval_ms: milliseconds(path.pace()),
-        detection_ms: milliseconds(super::desired::detection(path, engine.settings())),
+        detection_ms: milliseconds(path.told_detection(engine.settings())),
     }
 }
 

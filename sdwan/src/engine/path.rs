@@ -111,7 +111,7 @@ pub struct Path {
     /// answers come at it.
     patience: Duration,
     answers_at_pace: u32,
-    /// The detection time that the data path was last told of.
+    /// What the data path is told of the detection time at least.
     told_detection: Duration,
     usable_uplink: Result<(), Cause>,
     /// The peer said that its uplink is lost before the probe with this number left: answers to earlier ones were on
@@ -299,8 +299,9 @@ impl Path {
         self.last_answer = Some(now);
         self.answers_in_row = self.answers_in_row.saturating_add(1);
         self.answers_at_pace = self.answers_at_pace.saturating_add(1);
-        if self.answers_at_pace > settings.missed {
+        if self.answers_at_pace > settings.missed && self.patience != self.pace {
             self.patience = self.pace;
+            self.follow_detection(settings);
         }
         if self.state == PathState::Starting && self.answers_in_row == 1 {
             // Nor must what was lost while the tunnel's ends shook hands.

@@ -338,7 +338,7 @@ impl Site {
             if rate && entry.path.rate(now, settings) {
                 report_quality(&self.remote, *tunnel, &entry.path, changes);
             }
-            if rate && entry.path.detection_grew(settings) {
+            if rate && entry.path.follow_detection(settings) {
                 changes.detections.insert(PathKey { site: self.remote.id, tunnel: *tunnel });
             }
             if let Some(transition) = entry.path.poll(now, settings) {

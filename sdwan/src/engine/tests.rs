@@ -427,7 +427,7 @@ fn a_pace_that_changes_makes_nobody_take_a_path_for_silent() {
         }
         world.run(ms(10));
         for key in std::mem::take(&mut world.detections) {
-            told.insert(key, world.engine.path(&key).expect("the path exists").detection(&settings));
+            told.insert(key, world.engine.path(&key).expect("the path exists").told_detection(&settings));
         }
         for key in &keys {
             let path = world.engine.path(key).expect("the path exists");

@@ -24,6 +24,7 @@ use crate::engine::Time;
 use crate::engine::estimate::{Counters, ProbeReply};
 use crate::engine::input::{Notice, Probe};
 use crate::engine::types::TunnelKey;
+use crate::net::marks;
 
 /// What happened to probes outside the engine's sight.
 #[derive(Debug, Default)]
@@ -141,9 +142,11 @@ impl Prober {
 
     fn open(&self, tunnel: TunnelKey, ifindex: u32) -> Result<Tunnel, Error> {
         let interface = tunnel.interface();
+        // The mark leads to the tunnel's own table, which is sooner searched than the main one.
+        let mark = Some(marks::tunnel_mark(tunnel));
         let open = |port, patient| {
             let local = SocketAddr::new(self.overlay, port);
-            TestSocket::open(Binding { interface: Some(&interface), local, patient })
+            TestSocket::open(Binding { interface: Some(&interface), local, mark, patient })
                 .map_err(|source| Error::Socket { interface: interface.clone(), source })
         };
         let socket = Arc::new(open(0, false)?);

@@ -46,6 +46,8 @@ pub struct Binding<'a> {
     pub interface: Option<&'a str>,
     /// Its address; port 0 for any.
     pub local: SocketAddr,
+    /// Firewall mark of what it sends.
+    pub mark: Option<u32>,
     /// Whether it may share its port with sockets that are bound closer, and exist before its address does.
     pub patient: bool,
 }
@@ -77,6 +79,9 @@ impl TestSocket {
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP)).map_err(fail("open"))?;
         if let Some(interface) = binding.interface {
             socket.bind_device(Some(interface.as_bytes())).map_err(fail("bind to the device"))?;
+        }
+        if let Some(mark) = binding.mark {
+            socket.set_mark(mark).map_err(fail("set the firewall mark of"))?;
         }
         configure(&socket, binding).map_err(fail("set the options of"))?;
         socket.bind(&binding.local.into()).map_err(fail("bind the address of"))?;

@@ -151,7 +151,7 @@ pub struct SetDecision {
 impl Decisions {
     /// What `changes`, just taken from `engine`, say.
     pub fn of(changes: &Changes, engine: &Engine) -> Self {
-        let detection = |key: &PathKey| engine.path(key).map(|path| path.detection(engine.settings()));
+        let detection = |key: &PathKey| engine.path(key).map(|path| path.told_detection(engine.settings()));
         let set = |&(site, class): &(SiteId, u16)| {
             let set = engine.site(&site).and_then(|known| known.sets().get(usize::from(class)));
             SetDecision {

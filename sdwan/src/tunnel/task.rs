@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -17,6 +17,8 @@ use crate::net::snapshot::Link;
 /// The tunnels are looked at this often even when nothing is heard: for the peers' figures, and for a change that
 /// nobody announced.
 const LOOK: Duration = Duration::from_secs(2);
+/// Such a look takes at most one part in so many of the time: all peers are listed for it.
+const SHARE: u32 = 200;
 /// Pause before a tunnel that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -76,6 +78,7 @@ async fn run(
         let current = desired.borrow_and_update().clone();
         let links = tunnel_links(&snapshots.borrow_and_update());
         let mut pause = LOOK;
+        let began = Instant::now();
         if let Some(current) = current {
             let work = spawn_blocking(move || {
                 let report = reconciler.reconcile(&current);
@@ -89,9 +92,8 @@ async fn run(
                     return;
                 }
             };
-            if report.tunnels.values().any(|status| status.error.is_some()) {
-                pause = RETRY;
-            }
+            let failed = report.tunnels.values().any(|status| status.error.is_some());
+            pause = if failed { RETRY } else { LOOK.max(began.elapsed() * SHARE) };
             tell(&reports.borrow(), &report);
             reports.send_replace(Arc::new(report));
         }

@@ -9,9 +9,6 @@ use crate::engine::path::PathState;
 
 /// Smallest packet that every IPv6 link takes, bytes (RFC 8200 section 5).
 const IPV6_MINIMUM_MTU: u16 = 1280;
-/// Where the kernel says how many neighbours it remembers at most.
-const NEIGHBOURS: [&str; 2] =
-    ["/proc/sys/net/ipv4/neigh/default/gc_thresh3", "/proc/sys/net/ipv6/neigh/default/gc_thresh3"];
 /// Paths told of by name for each site.
 const NAMED: usize = 4;
 
@@ -53,7 +50,6 @@ fn judge(status: &StatusView, sites: &[SiteView], paths: &[PathView]) -> Vec<Che
     checks
         .extend(sites.iter().map(|site| reached(site, by_site.get(site.name.as_str()).map_or(&[][..], Vec::as_slice))));
     checks.extend(sizes(paths));
-    checks.push(neighbours(paths.len(), NEIGHBOURS.map(limit)));
     checks
 }
 
@@ -126,26 +122,4 @@ fn sizes(paths: &[PathView]) -> Option<Check> {
             "IPv6 needs 1280 bytes: ask the line's provider for a larger MTU, or lower its use to IPv4",
         ),
     })
-}
-
-fn limit(path: &str) -> Option<usize> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// Does the kernel remember as many neighbours as there are paths? It keeps one for each overlay address in each tunnel.
-pub(in crate::cli) fn neighbours(paths: usize, limits: [Option<usize>; 2]) -> Check {
-    let least = limits.into_iter().flatten().min();
-    match least {
-        Some(limit) if paths >= limit => Check::warning(
-            "neighbours",
-            format!("{paths} paths, and the kernel remembers {limit} neighbours: probes are refused when it is full"),
-            format!(
-                "`sysctl -w net.ipv4.neigh.default.gc_thresh3={0} net.ipv6.neigh.default.gc_thresh3={0}`, and put it into \
-                 /etc/sysctl.d/ for good",
-                paths.next_power_of_two() * 2
-            ),
-        ),
-        Some(limit) => Check::ok("neighbours", format!("the kernel remembers {limit}, and there are {paths} paths")),
-        None => Check::ok("neighbours", "the kernel tells no limit here"),
-    }
 }

@@ -13,6 +13,9 @@ const VARIATION_MOST: Duration = Duration::from_millis(300);
 const BY_CHANCE: f64 = 1e-5;
 /// Answers are waited for at least and at most so long, whatever the RTT was so far: it may have risen.
 const ANSWER_WITHIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// The data path is told detection times in steps of this part of what the probes' pace makes of them: 10 ms of 150, 2 ms of
+/// 30.
+const STEPS: u32 = 15;
 /// After this long without an answer a path is probed slowly.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 
@@ -35,7 +38,10 @@ impl Path {
             && self.answers_in_row == 0;
         let former = self.pace;
         self.pace = if dead { pace.max(settings.dead_interval) } else { pace };
-        self.patience = self.patience.max(self.pace);
+        if self.patience < self.pace {
+            self.patience = self.pace;
+            self.follow_detection(settings);
+        }
         if self.pace != former {
             self.answers_at_pace = 0;
         }
@@ -62,14 +68,27 @@ impl Path {
         (in_a_row as u32).clamp(least, 2 * least)
     }
 
-    /// Has the detection time grown so much that the data path must hear of it now, lest it leave a path that lives?
-    pub fn detection_grew(&mut self, settings: &Settings) -> bool {
-        let now = self.detection(settings);
-        let grew = now > self.told_detection + self.told_detection / 16;
-        if grew || now < self.told_detection {
+    /// After how long without an answer the data path leaves the path: [`Self::detection`], rounded up in [`STEPS`], and once
+    /// raised not lowered before it has fallen by a quarter. A jitter estimate that breathes is no change.
+    pub fn told_detection(&self, settings: &Settings) -> Duration {
+        self.detection_in_steps(settings).max(self.told_detection)
+    }
+
+    /// Has [`Self::told_detection`] follow. Has it grown, so that the data path must hear of it now, lest it leave a path that
+    /// lives?
+    pub fn follow_detection(&mut self, settings: &Settings) -> bool {
+        let now = self.detection_in_steps(settings);
+        let grew = now > self.told_detection;
+        if grew || now < self.told_detection * 3 / 4 {
             self.told_detection = now;
         }
         grew
+    }
+
+    fn detection_in_steps(&self, settings: &Settings) -> Duration {
+        let step = (self.patience * settings.missed.max(1) / STEPS).max(Duration::from_millis(1));
+        let steps = self.detection(settings).as_nanos().div_ceil(step.as_nanos());
+        step * u32::try_from(steps).unwrap_or(u32::MAX)
     }
 
     /// Do we hear the peer on this path? Goes into each probe. A daemon that has just started can't tell before the first

@@ -11,6 +11,10 @@ use crate::net::{NetSnapshot, marks};
 
 /// Every IPv6 link takes packets of this size, bytes (RFC 8200 section 5).
 const IPV6_MINIMUM_MTU: u16 = 1280;
+/// Next hop of IPv6 routes into tunnels, where it has no meaning: without one the kernel keeps a neighbour for every address
+/// in the tunnel, makes it anew for each packet when it has too many, and drops packets in the end. IPv4 keeps one for each
+/// tunnel by itself.
+const NEXT_HOP: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 
 /// Everything that the rules and routes follow from.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +116,8 @@ fn add_remote(state: &mut RoutingState, request: &RoutingRequest<'_>, sources: &
             // IPv6 knows no smaller link; what is larger than the path then goes in fragments of the tunnel packets.
             let least = if is_ipv6(&destination) { IPV6_MINIMUM_MTU } else { 0 };
             let mtu = (path.mtu != 0).then_some(u32::from(path.mtu.max(least)));
-            let target = RouteTarget::Device { ifindex, gateway: None, onlink: false, source, mtu };
+            let gateway = is_ipv6(&destination).then_some(NEXT_HOP);
+            let target = RouteTarget::Device { ifindex, gateway, onlink: false, source, mtu };
             let mut add = |table, metric| {
                 state.routes.entry(RouteKey { table, destination, metric }).or_insert(target);
             };

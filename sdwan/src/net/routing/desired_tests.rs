@@ -137,9 +137,13 @@ fn remote_prefixes_fall_back_on_the_best_path_with_its_mtu_and_the_lan_address_a
     let expected = |ifindex, source, mtu| {
         Some(RouteTarget::Device { ifindex, gateway: None, onlink: false, source, mtu: Some(mtu) })
     };
+    let expected_ipv6 = |ifindex, source, mtu| {
+        let gateway = Some(ip("fe80::1"));
+        Some(RouteTarget::Device { ifindex, gateway, onlink: false, source, mtu: Some(mtu) })
+    };
     let main = |destination| route(&state, marks::MAIN_TABLE, destination, marks::FALLBACK_METRIC);
     assert_eq!(main("10.2.0.0/24"), expected(11, Some(ip("10.1.0.1")), 1400));
-    assert_eq!(main("fd02::/64"), expected(11, None, 1400), "no IPv6 address of the gateway in a LAN");
+    assert_eq!(main("fd02::/64"), expected_ipv6(11, None, 1400), "no IPv6 address of the gateway in a LAN");
     assert_eq!(main("100.64.0.2/32"), expected(11, Some(ip("100.64.0.1")), 1400));
 }
 
