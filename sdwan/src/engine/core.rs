@@ -329,7 +329,7 @@ impl Engine {
             let count = if site.active(now) { &mut active } else { &mut idle };
             *count += site.paths().len();
         }
-        self.paces = Paces::new(&self.settings, active, idle);
+        self.paces = self.paces.follow(Paces::new(&self.settings, active, idle));
     }
 
     /// Sees which paths have room for copies: each path by its own capacity, and those of an uplink together by its rate.

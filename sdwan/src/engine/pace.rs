@@ -12,6 +12,8 @@ use super::types::PathKey;
 const IDLE_SHARE: f64 = 0.2;
 /// Part of the budget that paces are made for; the rest takes up what comes together by chance and when paces change.
 const PLANNED_SHARE: f64 = 0.9;
+/// A pace is kept while the one that would be right is this part of it.
+const KEPT: std::ops::RangeInclusive<f64> = 0.85..=1.05;
 /// Part of the budget at which probes leave when more are due, and the time's worth of it that may leave at once: together
 /// the budget of a second.
 const STEADY_SHARE: f64 = 0.95;
@@ -35,6 +37,17 @@ impl Paces {
         let idle_pace = spread(idle, (budget - wanted).max(budget * IDLE_SHARE)).max(idle_interval);
         let taken = idle as f64 / idle_pace.as_secs_f64();
         Self { active: spread(active, budget - taken).max(settings.probe_interval), idle: idle_pace }
+    }
+
+    /// The paces after these, when `wanted` are those that the sites need now: as they were where little would change, for
+    /// each change has every path told of anew. Probes are no more than [`STEADY_SHARE`] of the budget even so.
+    #[must_use]
+    pub fn follow(self, wanted: Self) -> Self {
+        let follow = |now: Duration, wanted: Duration| {
+            let ratio = wanted.as_secs_f64() / now.as_secs_f64();
+            if KEPT.contains(&ratio) { now } else { wanted }
+        };
+        Self { active: follow(self.active, wanted.active), idle: follow(self.idle, wanted.idle) }
     }
 }
 
@@ -150,6 +163,23 @@ mod tests {
             let gap = first.since(Time(last));
             prop_assert!(gap >= interval / 2 && gap < interval * 3 / 2, "{:?}", gap);
             prop_assert_eq!(next_probe(&path, first, interval), first + interval);
+        }
+
+        #[test]
+        fn paces_that_are_kept_keep_the_budget_too(active in 1usize..5_000, idle in 1usize..50_000, steps in prop::collection::vec(-50isize..50, 1..30)) {
+            let settings = settings();
+            let mut paces = Paces::new(&settings, active, idle);
+            let mut now = active;
+            for step in &steps {
+                now = now.saturating_add_signed(*step);
+                let wanted = Paces::new(&settings, now, idle);
+                paces = paces.follow(wanted);
+                let rate = now as f64 / paces.active.as_secs_f64() + idle as f64 / paces.idle.as_secs_f64();
+                prop_assert!(rate <= f64::from(settings.probe_budget) * STEADY_SHARE * 1.001, "{}", rate);
+                prop_assert!(paces.active >= settings.probe_interval && paces.idle >= settings.idle_interval);
+                let slower = paces.active.as_secs_f64() / wanted.active.as_secs_f64();
+                prop_assert!(slower <= 1.18, "{}", slower);
+            }
         }
 
         #[test]

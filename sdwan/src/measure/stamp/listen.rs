@@ -73,7 +73,8 @@ impl Listener {
         let mut open = Vec::with_capacity(addresses.len());
         for &address in addresses {
             let fail = |source| ListenError::Socket { address, source };
-            let socket = TestSocket::open(Binding { interface: None, local: address, mark: None, patient: true }).map_err(fail)?;
+            let socket = TestSocket::open(Binding { interface: None, local: address, mark: None, patient: true })
+                .map_err(fail)?;
             let local = socket.local().map_err(|source| fail(SocketError { action: "look at", source }))?;
             info!(address = %local, "STAMP reflector");
             open.push((socket, local.port(), Reflector::new(settings.clone(), sessions, counters.clone())));

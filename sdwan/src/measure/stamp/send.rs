@@ -126,8 +126,8 @@ pub async fn run(
     let fail = |source| SendError::Socket { target, interface: plan.interface.clone(), source };
     let any = if target.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let local = SocketAddr::new(plan.source.unwrap_or(any), 0);
-    let socket =
-        TestSocket::open(Binding { interface: plan.interface.as_deref(), local, mark: None, patient: false }).map_err(fail)?;
+    let socket = TestSocket::open(Binding { interface: plan.interface.as_deref(), local, mark: None, patient: false })
+        .map_err(fail)?;
     let local = socket.local().map_err(|source| fail(SocketError { action: "look at", source }))?;
     let mut clock = Clock::default();
     let mut session = Session::new(plan.timeout);
