@@ -3,7 +3,8 @@
 mod net_bed;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -310,6 +311,40 @@ fn all_four_tunnels_carry_traffic_and_each_by_its_own_uplinks_over_ipv4() {
 #[test]
 fn all_four_tunnels_carry_traffic_and_each_by_its_own_uplinks_over_ipv6() {
     traffic_goes_by_the_right_uplinks(Underlay::Ipv6);
+}
+
+#[test]
+fn tcp_comes_out_of_a_tunnel_whole_and_in_bundles() {
+    const LENGTH: usize = 24 << 20;
+    let bed = Bed::with_tunnels(Underlay::Ipv4);
+    let [one, two] = &bed.sites;
+    // The best one: what comes back takes it, too.
+    let by = tunnel(0, 0);
+    for ipv6 in [false, true] {
+        assert_eq!(one.ask(two, by, ipv6, 1), 1, "the tunnel carries");
+        let to = SocketAddr::new(two.overlay(ipv6), 5_001);
+        let listener = two.namespace.run(move || TcpListener::bind(to).expect("it listens"));
+        let before = two.namespace.received_packets(&by.interface());
+        let mut sender = one.namespace.run(move || {
+            let domain = socket2::Domain::for_address(to);
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
+            socket.bind_device(Some(by.interface().as_bytes())).expect("bound to the tunnel");
+            socket.connect(&to.into()).expect("connected");
+            TcpStream::from(socket)
+        });
+        let data: Arc<Vec<u8>> = Arc::new((0..LENGTH).map(|at| (at * 7 + at / 65_521) as u8).collect());
+        let sent = data.clone();
+        let writing = std::thread::spawn(move || sender.write_all(&sent));
+        let (mut receiver, _) = listener.accept().expect("a connection");
+        receiver.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        let mut received = Vec::new();
+        receiver.read_to_end(&mut received).expect("all of it");
+        writing.join().expect("no panic").expect("all is sent");
+        assert!(received == *data, "{} of {LENGTH} bytes, not as they were sent", received.len());
+        let packets = two.namespace.received_packets(&by.interface()) - before;
+        eprintln!("{} bytes a packet", LENGTH as u64 / packets);
+        assert!(packets < LENGTH as u64 / 2_800, "{packets} packets, two segments each at least");
+    }
 }
 
 #[test]

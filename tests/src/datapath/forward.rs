@@ -12,9 +12,10 @@ use super::ways::Way;
 use crate::figures::Figures;
 
 /// The ways that are compared with small packets, with the names of their figures.
-const WAYS: [(Way, &str); 7] = [
+const WAYS: [(Way, &str); 8] = [
     (Way::Ours, "datapath.forward_ours_pps"),
     (Way::Floor, "datapath.forward_floor_pps"),
+    (Way::CountedFloor, "datapath.forward_floor_counted_pps"),
     (Way::Rules(4), "datapath.forward_iprule4_pps"),
     (Way::Rules(64), "datapath.forward_iprule64_pps"),
     (Way::Flowtable, "datapath.forward_flowtable_pps"),

@@ -166,6 +166,15 @@ impl Stage {
         attach(dataplane, &wanted.into())
     }
 
+    /// Attaches only what counts on the way into the tunnel.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn attach_counting(&self, dataplane: &mut Dataplane) -> Result<()> {
+        let (direction, ifindex) = (Direction::IntoTunnel, self.tunnel);
+        attach(dataplane, &[Attachment { direction, ifindex, interface: TUNNEL.into() }].into())
+    }
+
     /// Takes them off again; the maps stay.
     ///
     /// # Errors

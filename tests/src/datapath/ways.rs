@@ -1,6 +1,6 @@
 //! Who carries packets from the LAN into the tunnel: ours, the floor, and what people use instead.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -20,6 +20,8 @@ pub enum Way {
     Ours,
     /// A program that only redirects.
     Floor,
+    /// The same, into a tunnel at which our program counts what the stack sends: what every packet pays for that.
+    CountedFloor,
     /// The kernel's forwarding, by one route.
     Kernel,
     /// nftables marks and `ip rule`, one routing table per mark: so many of them.
@@ -60,9 +62,10 @@ impl Way {
     fn set_up(self, stage: &Stage, ours: &mut Dataplane) -> Result<Option<Object>> {
         match self {
             Self::Ours => stage.attach(ours).map(|()| None),
-            Self::Floor => {
-                let link = raw::redirect(stage.tunnel).and_then(|program| program.attach(stage.lan));
-                link.map(Some).context("attach a program that redirects: this needs Linux 6.6")
+            Self::Floor => floor(stage, raw::redirect(stage.tunnel)).map(Some),
+            Self::CountedFloor => {
+                stage.attach_counting(ours)?;
+                floor(stage, raw::redirect_counted(stage.tunnel)).map(Some)
             }
             Self::Kernel => {
                 run(&format!("ip route add 10.2.0.0/16 dev {TUNNEL}"))?;
@@ -90,7 +93,7 @@ impl Way {
 
     fn tear_down(self, stage: &Stage, ours: &mut Dataplane) -> Result<()> {
         match self {
-            Self::Ours => stage.detach(ours),
+            Self::Ours | Self::CountedFloor => stage.detach(ours),
             Self::Floor => Ok(()),
             Self::Flower => run(&format!("tc qdisc del dev {LAN} clsact")),
             Self::Kernel => run("ip route del 10.2.0.0/16"),
@@ -108,6 +111,11 @@ impl Way {
             }
         }
     }
+}
+
+fn floor(stage: &Stage, program: io::Result<Object>) -> Result<Object> {
+    let link = program.and_then(|program| program.attach(stage.lan));
+    link.context("attach a program that redirects: this needs Linux 6.6")
 }
 
 /// As hand-written set-ups do it: each rule looks for one port and sets a mark, each mark has a rule that leads to a table of

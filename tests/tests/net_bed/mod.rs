@@ -111,11 +111,23 @@ impl Namespace {
     /// Packets sent out of an interface so far.
     #[track_caller]
     pub fn sent_packets(&self, interface: &str) -> u64 {
+        self.counted(interface, 10)
+    }
+
+    /// Packets that came in at an interface so far, bundles counted once.
+    #[track_caller]
+    pub fn received_packets(&self, interface: &str) -> u64 {
+        self.counted(interface, 2)
+    }
+
+    /// A column of the kernel's list of interfaces.
+    #[track_caller]
+    fn counted(&self, interface: &str, column: usize) -> u64 {
         let interface = format!("{interface}:");
         self.run(move || {
             let text = fs::read_to_string("/proc/thread-self/net/dev").expect("the interfaces");
             let line = text.lines().find(|line| line.trim_start().starts_with(&interface)).expect("the interface");
-            line.split_whitespace().nth(10).expect("packets sent").parse().expect("a number")
+            line.split_whitespace().nth(column).expect("a column").parse().expect("a number")
         })
     }
 }

@@ -4,7 +4,7 @@ mod generator;
 mod yardsticks;
 
 pub use generator::{Aim, Generator, PLAN};
-pub use yardsticks::{empty, goes_on_in, lookup_and_redirect, redirect, redirect_inbound};
+pub use yardsticks::{empty, goes_on_in, lookup_and_redirect, redirect, redirect_counted, redirect_inbound};
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use sdwan_common::abi::TC_INDEX_COUNTED;
+
 use super::{
     Create, EXIT, INGRESS, Instruction, LRU_HASH, MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, Object, PROG_ARRAY, REDIRECT,
     SCHED_CLS, TAIL_CALL, add, bpf, call, copy, load, object, set,
@@ -16,6 +18,14 @@ pub fn empty() -> io::Result<Object> {
 /// A tc program that redirects each packet to an interface.
 pub fn redirect(ifindex: u32) -> io::Result<Object> {
     load(SCHED_CLS, &[set(1, ifindex), set(2, 0), call(REDIRECT), EXIT])
+}
+
+/// The same, and each packet says that it was counted, so that our program at the interface has nothing to do.
+pub fn redirect_counted(ifindex: u32) -> io::Result<Object> {
+    /// Where `tc_index` is in `struct __sk_buff`.
+    const TC_INDEX: i16 = 44;
+    let note = [set(2, u32::from(TC_INDEX_COUNTED)), Instruction(0x63, 1, 2, TC_INDEX, 0)];
+    load(SCHED_CLS, &[note[0], note[1], set(1, ifindex), set(2, 0), call(REDIRECT), EXIT])
 }
 
 /// A tc program that lets each packet come in at an interface. One without a MAC header gets it bare, as a tunnel's
