@@ -23,6 +23,8 @@ pub(super) const TCP_HEADER: usize = 20;
 pub(super) const SEQUENCE: usize = 4;
 const DATA_OFFSET: usize = 12;
 pub(super) const FLAGS: usize = 13;
+/// Where the checksum is in a UDP header.
+const UDP_CHECKSUM: usize = 6;
 const FIN: u8 = 0x01;
 pub(super) const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
@@ -158,8 +160,8 @@ impl Packets<'_> {
             .add_2bytes((!of_whole).to_be_bytes())
             .add_2bytes(of_this.to_be_bytes())
             .ones_complement();
-        // Zero would mean none (RFC 768), and equals this.
-        let sum = if sum == 0 { u16::MAX } else { sum };
+        // Zero would mean none in UDP (RFC 768), and equals this.
+        let sum = if sum == 0 && offset == UDP_CHECKSUM { u16::MAX } else { sum };
         packet[start + offset..start + offset + 2].copy_from_slice(&sum.to_be().to_be_bytes());
     }
 }

@@ -113,6 +113,13 @@ fn a_single_packet_gets_its_checksum_and_one_that_wants_nothing_stays() {
 }
 
 #[test]
+fn a_checksum_that_is_zero_stays_so() {
+    let (packet, start) = bundle(false, 13_033, PSH);
+    let segments = cut(&[&header(true, 1, 362, start, 16)[..], &packet].concat()).expect("it is in order");
+    assert!(segments.iter().any(|segment| good(segment).checksum() == 0), "one of these has it");
+}
+
+#[test]
 fn what_contradicts_itself_is_nothing() {
     let (packet, start) = bundle(false, 3_000, 0);
     for (what, header) in [
