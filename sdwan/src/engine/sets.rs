@@ -44,6 +44,8 @@ pub struct Rated {
     pub capacity: Option<u64>,
     /// It has no room for copies.
     pub full: bool,
+    /// Answers should have come by now: it may be dead, too.
+    pub doubtful: bool,
 }
 
 /// A path in a set.
@@ -239,11 +241,18 @@ impl Set {
             return None;
         }
         // Within a step of the order the score itself decides about the challenger.
-        let best_tier = rated.first()?.tier;
-        let best = rated
-            .iter()
-            .filter(|path| path.tier == best_tier)
-            .max_by(|a, b| a.score.total_cmp(&b.score).then(b.tunnel.cmp(&a.tunnel)))?;
+        let best_of = |tier: Tier, sure: bool| {
+            let paths = rated.iter().filter(|path| path.tier == tier && !(sure && path.doubtful));
+            paths.max_by(|a, b| a.score.total_cmp(&b.score).then(b.tunnel.cmp(&a.tunnel)))
+        };
+        let mut best = best_of(rated.first()?.tier, false)?;
+        // A line that is cut takes all of its paths along, one after the other: out of the first into the next would cost as
+        // much time again.
+        if best.doubtful && incumbent.is_some_and(|path| path.tier == Tier::Down) {
+            let usable = rated.iter().filter(|path| path.tier != Tier::Down && !path.doubtful);
+            let surest = usable.map(|path| path.tier).min().and_then(|tier| best_of(tier, true));
+            best = surest.unwrap_or(best);
+        }
         let reason = match incumbent {
             _ if best.tier == Tier::Down => None,
             None => Some(MoveReason::First),

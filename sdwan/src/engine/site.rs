@@ -120,7 +120,8 @@ impl Site {
                 PathState::Starting | PathState::Down | PathState::Recovering => Tier::Down,
             };
             let score = class_score(class.preference, path.quality(), &surroundings);
-            Rated { tunnel: *tunnel, tier, score, capacity: path.capacity(), full: path.is_full() }
+            let (capacity, full) = (path.capacity(), path.is_full());
+            Rated { tunnel: *tunnel, tier, score, capacity, full, doubtful: false }
         });
         rated.collect()
     }
@@ -365,7 +366,10 @@ impl Site {
         let known = self.settled_at.is_some() || now.since(self.since) >= GRACE;
         let mut sets = std::mem::take(&mut self.sets);
         for (number, (class, set)) in compilation.classes.iter().zip(&mut sets).enumerate() {
-            let rated = self.rate(class, Some(set));
+            let mut rated = self.rate(class, Some(set));
+            for path in &mut rated {
+                path.doubtful = self.path(path.tunnel).is_some_and(|path| path.doubtful(now, settings));
+            }
             let (changed, moved) = set.decide(class, rated, settling, now, settings);
             set.judge(known, now);
             if changed {

@@ -234,6 +234,27 @@ fn voice_takes_the_path_with_the_least_delay_and_leaves_it_when_it_is_cut() {
 }
 
 #[test]
+fn a_line_that_is_cut_is_left_in_one_step() {
+    const SITES: u16 = 60;
+    let mut world = World::new(SITES, default_policies());
+    let busy: BTreeSet<SiteId> = (1..=SITES).map(site_id).collect();
+    for _ in 0..10 {
+        world.engine.handle(Input::Traffic(busy.clone()), world.now);
+        world.run(ms(1_000));
+    }
+    let cut = world.now;
+    for (key, truth) in &mut world.links {
+        truth.alive = key.tunnel.local != index(0);
+    }
+    world.run(ms(1_000));
+    let moves = world.moves_since(cut);
+    assert!(moves.len() > usize::from(SITES), "{} classes left the line", moves.len());
+    for moved in moves {
+        assert_eq!(moved.path.map(|path| path.tunnel.local), Some(index(1)), "{moved:?}");
+    }
+}
+
+#[test]
 fn a_path_comes_back_only_after_its_hold_and_traffic_after_the_switch_hold() {
     let mut world = World::new(1, default_policies());
     let fast = world.key(1, 1, 0);

@@ -100,6 +100,11 @@ impl Path {
         }
     }
 
+    /// No answer for half of the detection time: more than one is missing, though the path is not taken for dead yet.
+    pub fn doubtful(&self, now: Time, settings: &Settings) -> bool {
+        self.silent_for(now, self.detection(settings) / 2)
+    }
+
     /// No answer for longer than `bound`, though the driver was there to read one.
     pub(super) fn silent_for(&self, now: Time, bound: Duration) -> bool {
         self.last_answer.is_none_or(|answer| now.since(answer) > bound + self.stall.excuse(answer))

@@ -12,7 +12,14 @@ fn tunnel(local: u8) -> TunnelKey {
 }
 
 fn rated(paths: &[(Tier, f64)]) -> Vec<Rated> {
-    let path = |(number, &(tier, score))| Rated { tunnel: tunnel(number), tier, score, capacity: None, full: false };
+    let path = |(number, &(tier, score))| Rated {
+        tunnel: tunnel(number),
+        tier,
+        score,
+        capacity: None,
+        full: false,
+        doubtful: false,
+    };
     (0..).zip(paths).map(path).collect()
 }
 
