@@ -12,6 +12,9 @@ struct Arguments {
     /// Print the figures as one JSON object on standard output; everything else goes to standard error
     #[arg(long)]
     json: bool,
+    /// Only what happens to packets while daemons die, restart and are replaced
+    #[arg(long)]
+    crashes: bool,
 }
 
 fn main() -> Result<ExitCode> {
@@ -20,6 +23,6 @@ fn main() -> Result<ExitCode> {
     if let Err(reason) = bed::available() {
         ensure!(false, "the bench can't run here: {reason}");
     }
-    failover::run().context("the bench ended early")?.print(arguments.json);
+    failover::run(arguments.crashes).context("the bench ended early")?.print(arguments.json);
     Ok(ExitCode::SUCCESS)
 }

@@ -28,16 +28,21 @@ const FLOWS: u32 = 1_000_000;
 /// How long a mesh may take to come up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs the bench; progress goes to standard error.
+/// Runs the bench, or only what happens to packets while daemons die, restart and are replaced; progress goes to standard
+/// error.
 ///
 /// # Errors
 /// When the first bed can't be built. What fails later is missing from the figures, with the reason.
-pub fn run() -> Result<Figures> {
+pub fn run(crashes_alone: bool) -> Result<Figures> {
     let mut figures = Figures::new("failover");
     let start = Instant::now();
     let say = |what: &str| eprintln!("{:4.0} s: {what}", start.elapsed().as_secs_f64());
     say("two sites with two uplinks each, the default profile");
     let mesh = mesh_with(QUICK_RETURN)?;
+    if crashes_alone {
+        crashes::all(&mesh, &mut figures, say);
+        return Ok(figures);
+    }
     say(&format!("{MANY} silent cuts"));
     both(&mut figures, "failover.default", cut_again_and_again(&mesh, &Cuts::silent(MANY)));
     say(&format!("{SOME} lost carriers"));
