@@ -166,7 +166,9 @@ mod tests {
         }
 
         #[test]
-        fn paces_that_are_kept_keep_the_budget_too(active in 1usize..5_000, idle in 1usize..50_000, steps in prop::collection::vec(-50isize..50, 1..30)) {
+        fn paces_that_are_kept_keep_the_budget_too(
+            active in 1usize..5_000, idle in 1usize..50_000, steps in prop::collection::vec(-50isize..50, 1..30),
+        ) {
             let settings = settings();
             let mut paces = Paces::new(&settings, active, idle);
             let mut now = active;

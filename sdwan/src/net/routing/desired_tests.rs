@@ -134,16 +134,13 @@ fn a_gateway_outside_the_subnets_is_on_link_and_without_gateway_all_is() {
 #[test]
 fn remote_prefixes_fall_back_on_the_best_path_with_its_mtu_and_the_lan_address_as_source() {
     let state = Scene::new().desired();
-    let expected = |ifindex, source, mtu| {
-        Some(RouteTarget::Device { ifindex, gateway: None, onlink: false, source, mtu: Some(mtu) })
-    };
-    let expected_ipv6 = |ifindex, source, mtu| {
-        let gateway = Some(ip("fe80::1"));
+    let by = |gateway, ifindex, source, mtu| {
         Some(RouteTarget::Device { ifindex, gateway, onlink: false, source, mtu: Some(mtu) })
     };
+    let expected = |ifindex, source, mtu| by(None, ifindex, source, mtu);
     let main = |destination| route(&state, marks::MAIN_TABLE, destination, marks::FALLBACK_METRIC);
     assert_eq!(main("10.2.0.0/24"), expected(11, Some(ip("10.1.0.1")), 1400));
-    assert_eq!(main("fd02::/64"), expected_ipv6(11, None, 1400), "no IPv6 address of the gateway in a LAN");
+    assert_eq!(main("fd02::/64"), by(Some(ip("fe80::1")), 11, None, 1400), "no IPv6 address of the gateway in a LAN");
     assert_eq!(main("100.64.0.2/32"), expected(11, Some(ip("100.64.0.1")), 1400));
 }
 

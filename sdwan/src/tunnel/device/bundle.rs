@@ -7,7 +7,7 @@
 
 use etherparse::checksum::Sum16BitWords;
 
-use super::offload::{FLAGS, HEADER_LENGTH, NEEDS_CHECKSUM, NOTHING, PSH, SEQUENCE, TCP, TCP_HEADER};
+use super::offload::{FLAGS, HEADER_LENGTH, NEEDS_CHECKSUM, NOTHING, PSH, SEQUENCE, TCP, TCP_HEADER, write_length};
 
 /// `ACK`, the only flag beside [`PSH`] of a segment that can be put to others.
 const ACK: u8 = 0x10;
@@ -135,15 +135,7 @@ impl Bundle {
     pub fn finish(&mut self) -> &[u8] {
         if let Some(first) = self.first.filter(|_| self.segments > 1) {
             let (header, bundle) = self.bytes.split_at_mut(HEADER_LENGTH);
-            let length = bundle.len();
-            if first.transport == 20 {
-                bundle[2..4].copy_from_slice(&(length as u16).to_be_bytes());
-                bundle[10..12].fill(0);
-                let sum = Sum16BitWords::new().add_slice(&bundle[..20]).ones_complement();
-                bundle[10..12].copy_from_slice(&sum.to_ne_bytes());
-            } else {
-                bundle[4..6].copy_from_slice(&((length - 40) as u16).to_be_bytes());
-            }
+            write_length(bundle, first.transport);
             let sum = !pseudo_header(bundle, first.transport).ones_complement();
             let tcp = &mut bundle[first.transport..];
             tcp[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_ne_bytes());
@@ -162,7 +154,6 @@ impl Bundle {
     /// Empties it.
     pub fn clear(&mut self) {
         self.first = None;
-        self.push = false;
     }
 }
 

@@ -124,18 +124,11 @@ impl Packets<'_> {
     /// The headers of one segment, whose payload begins at `at`.
     fn head(&self, segment: &mut [u8], at: usize) {
         let Some((transport, ..)) = self.checksum else { return };
-        let length = segment.len() as u16;
         if segment[0] >> 4 == 4 {
             let identification = u16::from_be_bytes([segment[4], segment[5]]).wrapping_add(self.number);
-            segment[2..4].copy_from_slice(&length.to_be_bytes());
             segment[4..6].copy_from_slice(&identification.to_be_bytes());
-            segment[10..12].fill(0);
-            let header = usize::from(segment[0] & 0x0f) * 4;
-            let sum = Sum16BitWords::new().add_slice(&segment[..header.min(transport)]).ones_complement();
-            segment[10..12].copy_from_slice(&sum.to_be().to_be_bytes());
-        } else {
-            segment[4..6].copy_from_slice(&(length - 40).to_be_bytes());
         }
+        write_length(segment, transport);
         let field = &mut segment[transport + SEQUENCE..transport + SEQUENCE + 4];
         let sequence = u32::from_be_bytes([field[0], field[1], field[2], field[3]]).wrapping_add(at as u32);
         field.copy_from_slice(&sequence.to_be_bytes());
@@ -162,7 +155,21 @@ impl Packets<'_> {
             .ones_complement();
         // Zero would mean none in UDP (RFC 768), and equals this.
         let sum = if sum == 0 && offset == UDP_CHECKSUM { u16::MAX } else { sum };
-        packet[start + offset..start + offset + 2].copy_from_slice(&sum.to_be().to_be_bytes());
+        packet[start + offset..start + offset + 2].copy_from_slice(&sum.to_ne_bytes());
+    }
+}
+
+/// Writes the length of a packet, whose transport header begins at `transport`, into its IP header, with IPv4's checksum.
+pub(super) fn write_length(packet: &mut [u8], transport: usize) {
+    let length = packet.len() as u16;
+    if packet[0] >> 4 == 4 {
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        packet[10..12].fill(0);
+        let header = usize::from(packet[0] & 0x0f) * 4;
+        let sum = Sum16BitWords::new().add_slice(&packet[..header.min(transport)]).ones_complement();
+        packet[10..12].copy_from_slice(&sum.to_ne_bytes());
+    } else {
+        packet[4..6].copy_from_slice(&(length - 40).to_be_bytes());
     }
 }
 

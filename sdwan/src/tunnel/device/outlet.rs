@@ -39,7 +39,7 @@ impl AsyncTun {
             let mut waiting = outlet.waiting.lock().await;
             waiting.woken = false;
             if self.write_bundle(&mut waiting.bundle).await.is_err() {
-                self.is_gone();
+                self.tell_gone();
                 return;
             }
         }

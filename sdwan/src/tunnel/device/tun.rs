@@ -129,7 +129,7 @@ impl AsyncTun {
     }
 
     /// Tells whoever waits for it that the interface is gone.
-    pub(super) fn is_gone(&self) {
+    pub(super) fn tell_gone(&self) {
         self.gone.notify_one();
     }
 
@@ -175,7 +175,7 @@ impl IpRecv for AsyncTun {
                     }
                     Err(error) if is_transient(&error) => break,
                     Err(error) => {
-                        self.is_gone();
+                        self.tell_gone();
                         return Err(error);
                     }
                 }

@@ -24,8 +24,8 @@ pub fn redirect(ifindex: u32) -> io::Result<Object> {
 pub fn redirect_counted(ifindex: u32) -> io::Result<Object> {
     /// Where `tc_index` is in `struct __sk_buff`.
     const TC_INDEX: i16 = 44;
-    let note = [set(2, u32::from(TC_INDEX_COUNTED)), Instruction(0x63, 1, 2, TC_INDEX, 0)];
-    load(SCHED_CLS, &[note[0], note[1], set(1, ifindex), set(2, 0), call(REDIRECT), EXIT])
+    let (number, note) = (set(2, u32::from(TC_INDEX_COUNTED)), Instruction(0x63, 1, 2, TC_INDEX, 0));
+    load(SCHED_CLS, &[number, note, set(1, ifindex), set(2, 0), call(REDIRECT), EXIT])
 }
 
 /// A tc program that lets each packet come in at an interface. One without a MAC header gets it bare, as a tunnel's
